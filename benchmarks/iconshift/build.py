@@ -12,7 +12,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import random
 from collections import Counter, defaultdict
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -69,11 +68,15 @@ def label(icons: list[Icon], classes: Classes, recipe: Recipe) -> dict[str, dict
     return found
 
 
-def distinct(rows: list[int], features: dict[int, np.ndarray], rng: random.Random, threshold: float) -> list[int]:
-    """One row of every cluster of near-duplicates, in random order."""
+def shuffled(rows: list[int], icons: list[Icon], seed: int) -> list[int]:
+    """`rows` in an order drawn from the seed and each icon's own name, so that dropping one icon moves no other."""
+    return sorted(rows, key=lambda r: hashlib.blake2b(f"{seed} {icons[r].set_name}:{icons[r].name}".encode()).digest())
+
+
+def distinct(rows: list[int], features: dict[int, np.ndarray], threshold: float) -> list[int]:
+    """The first row of every cluster of near-duplicates, in the order given."""
     import torch
 
-    rows = rng.sample(rows, len(rows))
     component = clusters(torch.from_numpy(np.stack([features[r] for r in rows])), threshold)
     first = {c: r for r, c in reversed(list(zip(rows, component, strict=True)))}
     return [r for r in rows if r in set(first.values())]
@@ -83,7 +86,7 @@ def cut(icons: list[Icon], pictures: np.ndarray, classes: Classes, recipe: Recip
     """{split: [(class, row)]}: train, val, test, shifts/<style>, unseen/<id style>."""
     import torch
 
-    labelled, rng = label(icons, classes, recipe), random.Random(recipe.seed)
+    labelled = label(icons, classes, recipe)
     rows = sorted({r for styles in labelled.values() for by_class in styles.values() for rs in by_class.values() for r in rs})
     blank = {r for r in rows if pictures[r].min() > 200}
     features = dict(zip(rows, descriptors(pictures[rows]).numpy(), strict=True))
@@ -91,7 +94,7 @@ def cut(icons: list[Icon], pictures: np.ndarray, classes: Classes, recipe: Recip
     def pick(by_class: dict[str, list[int]], minimum: int) -> dict[str, list[int]]:
         owner = {r: c for c, rs in by_class.items() for r in rs if r not in blank}
         kept: dict[str, list[int]] = defaultdict(list)
-        for r in distinct(sorted(owner), features, rng, recipe.threshold):
+        for r in distinct(shuffled(list(owner), icons, recipe.seed), features, recipe.threshold):
             if len(kept[owner[r]]) < recipe.max_per_class:
                 kept[owner[r]].append(r)
         return {c: rs for c, rs in sorted(kept.items()) if len(rs) >= minimum}
@@ -109,7 +112,8 @@ def cut(icons: list[Icon], pictures: np.ndarray, classes: Classes, recipe: Recip
         chosen = [(c, r) for c, rs in pick({c: rs for c, rs in by_class.items() if c in seen}, 1).items() for r in rs]
         known = near(id_features, torch.from_numpy(np.stack([features[r] for _, r in chosen])), recipe.threshold).tolist()
         fresh = [item for item, is_known in zip(chosen, known, strict=True) if not is_known]
-        splits[f"shifts/{style}"] = sorted(rng.sample(fresh, min(len(fresh), recipe.max_per_shift)))
+        first = set(shuffled([r for _, r in fresh], icons, recipe.seed)[: recipe.max_per_shift])
+        splits[f"shifts/{style}"] = [(c, r) for c, r in fresh if r in first]
     unseen = pick(labelled["unseen"][recipe.id_style], recipe.min_unseen_images)
     splits[f"unseen/{recipe.id_style}"] = [(c, r) for c, rs in unseen.items() for r in rs]
     return splits

@@ -1,0 +1,1 @@
+"""Fine-tune image-text models without wrecking them."""
