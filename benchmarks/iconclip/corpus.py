@@ -90,7 +90,7 @@ def load_styles() -> dict[str, str]:
 
 
 def augment(pictures: torch.Tensor, tint: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """uint8 [B, S, S, 3] -> float [B, 3, S, S] in 0..1: shift by up to 3 pixels, mirror half of them, give the ink of rows in `tint` a colour."""
+    """uint8 [B, S, S, 3] -> float [B, 3, S, S] in 0..1: shift by up to 3 pixels, mirror half, give the ink of rows in `tint` a colour."""
     batch = pictures.permute(0, 3, 1, 2).float() / 255
     n, size = len(batch), batch.shape[2]
     colour = torch.rand(n, 3, 1, 1, generator=generator) * 0.8

@@ -17,13 +17,14 @@ import random
 import time
 from pathlib import Path
 
-import corpus as corpora
 import numpy as np
 import open_clip
 import torch
 from safetensors.torch import save_file
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
+
+import corpus as corpora
 
 HERE = Path(__file__).parent
 NUM_HELD_OUT = 2000
@@ -78,7 +79,10 @@ def train(corpus: corpora.Corpus, out: Path, given: argparse.Namespace) -> open_
     matrices = [p for p in model.parameters() if p.ndim >= 2]
     others = [p for p in model.parameters() if p.ndim < 2]
     optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": given.weight_decay}, {"params": others, "weight_decay": 0.0}], lr=given.lr, betas=(0.9, 0.98), fused=True
+        [{"params": matrices, "weight_decay": given.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=given.lr,
+        betas=(0.9, 0.98),
+        fused=True,
     )
     step = 0
     if (out / "state.pt").is_file():
@@ -98,7 +102,13 @@ def train(corpus: corpora.Corpus, out: Path, given: argparse.Namespace) -> open_
         if step % 50 == 0 or step == total:
             rate = (step - first) * given.batch / (time.time() - started)
             left = (total - step) * given.batch / rate / 60
-            line = {"step": step, "of": total, "loss": sum(losses) / len(losses), "scale": float(model.logit_scale.detach().exp()), "images_per_s": round(rate)}
+            line = {
+                "step": step,
+                "of": total,
+                "loss": sum(losses) / len(losses),
+                "scale": float(model.logit_scale.detach().exp()),
+                "images_per_s": round(rate),
+            }
             print(json.dumps(line), f"{left:.0f} min left", flush=True)
             curve.write(json.dumps(line) + "\n")
             losses = []
@@ -165,7 +175,10 @@ def main() -> None:
     given = parser.parse_args()
     given.out.mkdir(parents=True, exist_ok=True)
     corpus = corpora.build(given.cache)
-    print(f"{len(corpus.icons)} icons; {corpus.screened_out} near-duplicates of benchmark candidates and {corpus.repeated} repeats left out", flush=True)
+    print(
+        f"{len(corpus.icons)} icons; {corpus.screened_out} near-duplicates of benchmark candidates and {corpus.repeated} repeats left out",
+        flush=True,
+    )
     export(train(corpus, given.out, given), given.out / "iconclip")
 
 

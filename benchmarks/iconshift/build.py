@@ -17,9 +17,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
+
 from duplicates import THRESHOLD, clusters, descriptors, near
 from naming import Classes
-from PIL import Image
 from source import Icon, catalogue, download, load_rules, render_all
 
 TEMPLATES = (
@@ -52,7 +53,7 @@ class Recipe:
     share_test: float = 0.25
     min_id_images: int = 12
     min_unseen_images: int = 6
-    max_per_class: int = 120
+    max_per_class: int = 150
     max_per_shift: int = 800
     threshold: float = THRESHOLD
 

@@ -31,7 +31,7 @@ class Classes:
             before=frozenset(table["before"].split()),
             after=frozenset(table["after"].split()),
             prefixes={family: frozenset(words.split()) for family, words in table["prefixes"].items()},
-            dropped=frozenset(table.get("dropped", {}).get("icons", "").split()),
+            dropped=frozenset(line.split("\t")[0] for line in (HERE / "dropped.tsv").read_text().splitlines()[1:]),
             by_hand={
                 f"{set_name}:{icon}": class_name
                 for set_name in table["by_hand"]["sets"]

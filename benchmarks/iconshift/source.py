@@ -26,9 +26,43 @@ HERE = Path(__file__).parent
 SIDES = ("benchmark", "pretraining")
 LICENCES = {"MIT", "ISC", "Apache-2.0", "CC0-1.0", "OFL-1.1", "CC-BY-3.0", "CC-BY-4.0", "Unlicense"}
 # Words of a name that tell how an icon is drawn or at which size, never what it shows.
-STYLE_WORDS = set(
-    "outline outlined line linear regular light thin fill filled solid duotone twotone two tone bold sharp rounded round broken "
-    "duo flat stroke alt alternative alternate variant baseline ltr rtl 24px 16px 20px 12px 32px".split()
+STYLE_WORDS = frozenset(
+    [
+        "outline",
+        "outlined",
+        "line",
+        "linear",
+        "regular",
+        "light",
+        "thin",
+        "fill",
+        "filled",
+        "solid",
+        "duotone",
+        "twotone",
+        "two",
+        "tone",
+        "bold",
+        "sharp",
+        "rounded",
+        "round",
+        "broken",
+        "duo",
+        "flat",
+        "stroke",
+        "alt",
+        "alternative",
+        "alternate",
+        "variant",
+        "baseline",
+        "ltr",
+        "rtl",
+        "24px",
+        "16px",
+        "20px",
+        "12px",
+        "32px",
+    ]
 )
 SIZES = ("24", "32", "20", "28", "48", "16", "12", "15", "14", "11", "10", "96", "26")
 _SIZE_RANK = {size: rank for rank, size in enumerate(SIZES)}
@@ -112,7 +146,7 @@ def _icons_of_set(package: Path, set_name: str, side: str, rule: dict[str, str])
     for index, (name, icon) in enumerate(data["icons"].items()):
         tokens = split_name(name)
         style = style_of(tokens, rule, icon["body"])
-        if not style or style == "drop" or icon.get("hidden") or "skin" in tokens and "tone" in tokens:
+        if not style or style == "drop" or icon.get("hidden") or ("skin" in tokens and "tone" in tokens):
             continue
         words = tuple(t for t in tokens if t not in STYLE_WORDS and t not in rule and not t.isdigit())
         if not words:

@@ -71,7 +71,7 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The alpha that ID validation chose for one run: the smallest within one standard error of the best, and the plain argmax beside it."""
+    """The alpha that ID validation chose for one run, and the plain argmax beside it."""
 
     method: str
     seed: int

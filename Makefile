@@ -1,0 +1,33 @@
+# Everything needs only Python >= 3.11 and make; the virtual environment is made once, and again only when pyproject.toml changes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+OUT ?= runs/iconshift
+
+.PHONY: demo test check setup clean
+
+demo: setup  ## fine-tune on the embedded benchmark, print the table, write the report
+	$(BIN)/surefoot compare iconshift --out $(OUT)
+
+test: setup  ## what CI runs
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest
+
+check: setup  ## the fast loop
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/pytest -q -x tests
+
+setup: $(VENV)/.ready
+
+# torch and torchvision are installed together, in the pair that the tests run with; another pair may not import.
+$(VENV)/.ready: pyproject.toml requirements.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs

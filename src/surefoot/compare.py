@@ -1,0 +1,225 @@
+"""Run methods over seeds on one data set, evaluate each along alpha, write records; what is finished is never done again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from surefoot import records
+from surefoot.data.images import Images
+from surefoot.data.layout import Dataset
+from surefoot.methods import get, wise_ft
+from surefoot.metrics import one_standard_error, paired_bootstrap
+from surefoot.model import ImageTextModel
+from surefoot.objective import Method
+from surefoot.protocols import Judge, members
+from surefoot.train import State, Step, Training, fit, part, preflight, settings_of, start_state
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What `compare` runs: `methods` x `seeds`, each evaluated at `alphas` (0 and 1 are added)."""
+
+    methods: tuple[str, ...] = ("tp_ft", "flyp")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    alphas: tuple[float, ...] = tuple(k / 10 for k in range(11))
+    training: Training = field(default_factory=Training)
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+
+    def training_of(self, method: str, seed: int) -> Training:
+        """The training settings of one run; `overrides` hold what differs for a method."""
+        return replace(self.training, **{**self.overrides.get(method, {}), "seed": seed})
+
+
+class Watcher:
+    """What a front end may want to know while `compare` runs; this one ignores it."""
+
+    def run(self, method: str, seed: int, number: int, total: int) -> None:
+        """Run `number` of `total` begins."""
+
+    def step(self, step: Step) -> None:
+        """A training step is done."""
+
+    def evaluated(self, record: records.Evaluation) -> None:
+        """A record was written, or found from before."""
+
+
+class Comparison:
+    """One `compare` into one folder.
+
+    Args:
+        model: the pre-trained model.
+        dataset: what it is fine-tuned and judged on.
+        plan: methods, seeds, alphas and settings.
+        folder: records.jsonl, correct/ and weights/ go here; runs that are finished there are not run again.
+    """
+
+    def __init__(self, model: ImageTextModel, dataset: Dataset, plan: Plan, folder: Path, watcher: Watcher | None = None) -> None:
+        self.model, self.dataset, self.plan, self.folder = model, dataset, plan, folder
+        self.watcher = watcher or Watcher()
+        for name in plan.methods:
+            preflight(get(name), model, dataset, plan.training_of(name, 0))
+        self.provenance = records.provenance() | {"data": dataset.fingerprint(), "weights": weights_hash(model.weights())}
+        self.start = start_state(model, dataset)
+        self.judge = Judge(model, dataset, self.start)
+        self.train_images = Images(dataset.split("train").paths, model.preprocess_train, random=True)
+        self.done = {_key(r): r for r in records.read(folder) if isinstance(r, records.Evaluation)}
+
+    def run(self) -> list[records.Evaluation]:
+        """All evaluations of the plan, then the choices and differences that follow from them; the model gets its first weights back."""
+        found = [self._evaluate(get("zero_shot"), 0, 0.0, lambda: self.start, {"method": "zero_shot", "model": self.model.name})]
+        runs = [(name, seed) for name in self.plan.methods if name != "zero_shot" for seed in self.plan.seeds]
+        for number, (name, seed) in enumerate(runs, start=1):
+            self.watcher.run(name, seed, number, len(runs))
+            found += self._one_run(get(name), seed)
+        self.model.load_weights(part(self.start, "model"))
+        self._conclude(found)
+        return found
+
+    def _one_run(self, method: Method, seed: int) -> list[records.Evaluation]:
+        training = self.plan.training_of(method.name, seed)
+        settings = settings_of(method, training, self.model)
+        end: list[tuple[State, float]] = []
+
+        def trained() -> tuple[State, float]:
+            if not end:
+                end.append(self._train(method, training, settings))
+            return end[0]
+
+        def state(alpha: float) -> Mapping[str, Tensor]:
+            return wise_ft(self.start, trained()[0], alpha)
+
+        alphas = sorted({0.0, 1.0, *self.plan.alphas})
+        return [self._evaluate(method, seed, a, lambda a=a: state(a), settings, lambda: trained()[1]) for a in alphas]  # type: ignore[misc]
+
+    def _train(self, method: Method, training: Training, settings: Mapping[str, Any]) -> tuple[State, float]:
+        """The weights of a run: from its file if it was finished, trained otherwise."""
+        identity = records.settings_hash(
+            {**settings, "seed": training.seed, "data": self.provenance["data"], "start": self.provenance["weights"]}
+        )
+        path = self.folder / "weights" / f"{method.name}-seed{training.seed}-{identity}.safetensors"
+        if path.is_file():
+            with safe_open(path, framework="pt") as stored:
+                return {name: stored.get_tensor(name) for name in stored.keys()}, float(stored.metadata()["seconds"])  # noqa: SIM118
+        seconds = [0.0]
+
+        def on_step(step: Step) -> None:
+            seconds[0] = step.seconds
+            self.watcher.step(step)
+
+        self.model.load_weights(part(self.start, "model"))
+        state = fit(method, self.model, self.dataset, training, start=self.start, images=self.train_images, on_step=on_step)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_suffix(".part")
+        save_file(
+            {name: t.contiguous() for name, t in state.items()}, partial, {"seconds": str(seconds[0]), "settings": json.dumps(settings)}
+        )
+        partial.replace(path)
+        return state, seconds[0]
+
+    def _evaluate(
+        self,
+        method: Method,
+        seed: int,
+        alpha: float,
+        state: Callable[[], Mapping[str, Tensor]],
+        settings: Mapping[str, Any],
+        seconds: Callable[[], float] = lambda: 0.0,
+    ) -> records.Evaluation:
+        key = (method.name, seed, alpha, records.settings_hash(settings), self.provenance["data"], self.provenance["weights"])
+        if key not in self.done:
+            outcome = self.judge.judge(method, state())
+            name = f"{method.name}-seed{seed}-alpha{alpha:.2f}-{key[3]}"
+            record = records.Evaluation(
+                method=method.name,
+                seed=seed,
+                alpha=alpha,
+                dataset=self.dataset.name,
+                accuracy=outcome.accuracy,
+                num_images={name: len(right) for name, right in outcome.correct.items()},
+                correct=records.save_correct(self.folder, name, outcome.correct),
+                settings=dict(settings),
+                settings_hash=key[3],
+                provenance=self.provenance,
+                train_seconds=seconds(),
+            )
+            records.append(self.folder, record)
+            self.done[key] = record
+        self.watcher.evaluated(self.done[key])
+        return self.done[key]
+
+    def _conclude(self, found: Sequence[records.Evaluation]) -> None:
+        """Write the choices of alpha and the paired differences, if they are not there yet."""
+        before = [r for r in records.read(self.folder) if not isinstance(r, records.Evaluation)]
+        new: list[records.Record] = [*choices(found), *differences(found, self.folder)]
+        for record in new:
+            if record not in before:
+                records.append(self.folder, record)
+
+
+def _key(record: records.Evaluation) -> tuple[str, int, float, str, str, str]:
+    origin = record.provenance
+    return (record.method, record.seed, record.alpha, record.settings_hash, origin.get("data", ""), origin.get("weights", ""))
+
+
+def weights_hash(weights: Mapping[str, Tensor]) -> str:
+    """Sixteen hexadecimal digits over names and values."""
+    total = hashlib.sha256()
+    for name, tensor in sorted(weights.items()):
+        total.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return total.hexdigest()[:16]
+
+
+def choices(found: Sequence[records.Evaluation]) -> list[records.Choice]:
+    """For every run the alpha that its ID validation accuracy chooses."""
+    made = []
+    for method, seed in sorted({(r.method, r.seed) for r in found if r.method != "zero_shot"}):
+        run = sorted((r for r in found if (r.method, r.seed) == (method, seed)), key=lambda r: r.alpha)
+        alpha, argmax = one_standard_error([r.alpha for r in run], [r.accuracy["val"] for r in run], run[0].num_images["val"])
+        made.append(records.Choice(method=method, seed=seed, alpha=alpha, argmax=argmax))
+    return made
+
+
+def differences(found: Sequence[records.Evaluation], folder: Path) -> list[records.Difference]:
+    """Each method against zero-shot, and its WiSE-FT (0.5, and chosen on validation) against it, on every column, with intervals."""
+    chosen = {(c.method, c.seed): c.alpha for c in choices(found)}
+    zero = [r for r in found if r.method == "zero_shot"]
+    made = []
+    for method in dict.fromkeys(r.method for r in found if r.method != "zero_shot"):
+        own = [r for r in found if r.method == method]
+        plain = [r for r in own if r.alpha == 1]
+        half = [r for r in own if r.alpha == 0.5]
+        picked = [r for r in own if r.alpha == chosen[r.method, r.seed]]
+        pairs = [(method, plain, "zero_shot", zero)]
+        pairs += [(f"{method} + WiSE-FT 0.5", half, other, rows) for other, rows in ((method, plain), ("zero_shot", zero)) if half]
+        pairs += [(f"{method} + WiSE-FT (ID val.)", picked, other, rows) for other, rows in ((method, plain), ("zero_shot", zero))]
+        for a, a_rows, b, b_rows in pairs:
+            made += [_difference(a, a_rows, b, b_rows, column, folder) for column in plain[0].accuracy if column != "val"]
+    return made
+
+
+def _difference(
+    a: str, a_rows: Sequence[records.Evaluation], b: str, b_rows: Sequence[records.Evaluation], column: str, folder: Path
+) -> records.Difference:
+    sets = members(column, a_rows[0].num_images)
+    interval = paired_bootstrap(_stack(a_rows, sets, folder), _stack(b_rows, sets, folder))
+    num_images = sum(a_rows[0].num_images[name] for name in sets)
+    return records.Difference(
+        a=a, b=b, on=column, mean=interval.mean, low=interval.low, high=interval.high, num_seeds=len(a_rows), num_images=num_images
+    )
+
+
+def _stack(rows: Sequence[records.Evaluation], sets: Sequence[str], folder: Path) -> list[NDArray[np.bool_]]:
+    """One array [seeds, images] for each set, seeds in order."""
+    loaded = [records.load_correct(folder, row.correct) for row in sorted(rows, key=lambda r: r.seed)]
+    return [np.stack([one[name] for one in loaded]) for name in sets]

@@ -1,0 +1,74 @@
+"""The benchmark and the pool that come with Surefoot, unpacked once into the user's cache."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+
+from surefoot.data.layout import Dataset, open_dataset
+from surefoot.errors import DataError, MissingDataError, unknown_name
+
+EMBEDDED = Path(__file__).parent.parent / "embedded"
+MANIFEST = "manifest.json"
+
+
+def cache_folder() -> Path:
+    """$SUREFOOT_CACHE, or surefoot/ in $XDG_CACHE_HOME or ~/.cache."""
+    if chosen := os.environ.get("SUREFOOT_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "surefoot"
+
+
+def names() -> list[str]:
+    """The embedded archives."""
+    return sorted(_manifest())
+
+
+def _manifest() -> dict[str, str]:
+    """{archive name: SHA-256}."""
+    return dict(json.loads((EMBEDDED / MANIFEST).read_text(encoding="utf-8")))
+
+
+def unpack(name: str) -> Path:
+    """The folder of an embedded archive; unpacked now if it was not yet.
+
+    Raises:
+        UnknownNameError: no archive of that name.
+        DataError: the archive is not the one that was released.
+    """
+    manifest = _manifest()
+    if name not in manifest:
+        raise unknown_name("embedded data set", name, manifest)
+    target = cache_folder() / f"{name}-{manifest[name][:12]}"
+    if target.is_dir():
+        return target
+    archive = EMBEDDED / f"{name}.zip"
+    digest = hashlib.sha256(archive.read_bytes()).hexdigest()
+    if digest != manifest[name]:
+        raise DataError(f"{archive} has SHA-256 {digest}, expected {manifest[name]}: it is damaged. Install Surefoot again.")
+    partial = target.with_name(f"{target.name}.part-{os.getpid()}")
+    partial.mkdir(parents=True)
+    with zipfile.ZipFile(archive) as packed:
+        packed.extractall(partial)
+    try:
+        partial.rename(target)
+    except OSError:  # another process was faster
+        shutil.rmtree(partial)
+    return target
+
+
+def load(name_or_folder: str | Path) -> Dataset:
+    """An embedded data set by its name, or a folder in the standard layout.
+
+    Raises:
+        MissingDataError: neither an embedded name nor a folder.
+    """
+    if str(name_or_folder) in _manifest():
+        return open_dataset(unpack(str(name_or_folder)))
+    if not Path(name_or_folder).is_dir():
+        raise MissingDataError(f"'{name_or_folder}' is neither a folder nor one of the embedded data sets: {', '.join(names())}.")
+    return open_dataset(Path(name_or_folder))

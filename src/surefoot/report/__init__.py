@@ -1,0 +1,7 @@
+"""Tables, pictures and the page of a comparison, made from its records and nothing else."""
+
+from surefoot.report.frontier import frontier_svg
+from surefoot.report.page import write_page
+from surefoot.report.table import markdown, rich_table, rows
+
+__all__ = ["frontier_svg", "markdown", "rich_table", "rows", "write_page"]

@@ -1,0 +1,135 @@
+"""Records sorted by run: who was evaluated, at which alpha, with which seed."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from surefoot.errors import DataError
+from surefoot.records import Choice, Difference, Evaluation, Record
+
+ZERO_SHOT = "zero_shot"
+NAMES = {ZERO_SHOT: "zero-shot", "tp_ft": "TP-FT", "flyp": "FLYP"}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One method with one seed: {alpha: evaluation}, all under the same settings."""
+
+    settings_hash: str
+    points: dict[float, Evaluation] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Everything a report shows: runs and choices by method and seed, differences by what is compared and on which set."""
+
+    runs: dict[tuple[str, int], Run]
+    choices: dict[tuple[str, int], Choice]
+    differences: dict[tuple[str, str, str], Difference]
+
+    @property
+    def dataset(self) -> str:
+        """The name of the one dataset."""
+        return next(self.evaluations()).dataset
+
+    @property
+    def methods(self) -> list[str]:
+        """The methods that fine-tune, in the order they were first evaluated."""
+        return list(dict.fromkeys(method for method, _ in self.runs if method != ZERO_SHOT))
+
+    @property
+    def zero_shot(self) -> Evaluation | None:
+        """The zero-shot model: its own record, or else alpha 0 of any run, which is the same model."""
+        own = [run for (method, _), run in self.runs.items() if method == ZERO_SHOT]
+        at_zero = [run.points[0.0] for run in (*own, *self.runs.values()) if 0.0 in run.points]
+        return at_zero[0] if at_zero else None
+
+    def seeds(self, method: str) -> list[int]:
+        """The seeds of a method, in ascending order."""
+        return sorted(seed for name, seed in self.runs if name == method)
+
+    def alphas(self, method: str) -> list[float]:
+        """Every alpha at which at least one seed of the method was evaluated, in ascending order."""
+        return sorted({alpha for (name, _), run in self.runs.items() if name == method for alpha in run.points})
+
+    def at(self, method: str, alpha: float) -> list[Evaluation]:
+        """The evaluations of a method at one alpha, one for each seed that has it."""
+        points = (self.runs[method, seed].points for seed in self.seeds(method))
+        return [run[_key(alpha)] for run in points if _key(alpha) in run]
+
+    def chosen(self, method: str) -> list[Evaluation]:
+        """For each seed with a choice, the evaluation nearest to the alpha that ID validation chose; a tie goes to the smaller alpha.
+
+        The zero-shot model stands in at alpha 0 where the run has no evaluation of its own there.
+        """
+        zero = {0.0: self.zero_shot} if self.zero_shot else {}
+        pairs = ((zero | self.runs[method, seed].points, self.choices.get((method, seed))) for seed in self.seeds(method))
+        return [points[min(points, key=lambda alpha: (_key(abs(alpha - choice.alpha)), alpha))] for points, choice in pairs if choice]
+
+    def evaluations(self) -> Iterator[Evaluation]:
+        """All evaluations that count."""
+        for run in self.runs.values():
+            yield from run.points.values()
+
+
+def collect(records: Iterable[Record]) -> Runs:
+    """Sort records by run.
+
+    What was written later counts. An alpha evaluated twice is taken once; the first evaluation under other settings starts its run anew,
+    so that no curve joins points of two settings; and the first one on other data or from other weights starts everything anew.
+
+    Raises:
+        DataError: no evaluation among the records, or evaluations of several datasets.
+    """
+    found = Runs({}, {}, {})
+    origin: tuple[object, ...] = ()
+    for record in records:
+        if isinstance(record, Difference):
+            found.differences[record.a, record.b, record.on] = record
+        elif isinstance(record, Choice):
+            found.choices[record.method, record.seed] = record
+        else:
+            if found.runs and _origin(record) != origin:
+                _require_same_dataset(found, record)
+                found = Runs({}, {}, {})
+            origin = _origin(record)
+            _add(found, record)
+    if not found.runs:
+        raise DataError("There are no evaluations among the records. A report needs at least one: run `surefoot compare` first.")
+    return found
+
+
+def _add(found: Runs, record: Evaluation) -> None:
+    key = (record.method, record.seed)
+    if key in found.runs and found.runs[key].settings_hash != record.settings_hash:
+        del found.runs[key]
+        found.choices.pop(key, None)
+    found.runs.setdefault(key, Run(record.settings_hash)).points[_key(record.alpha)] = record
+
+
+def _origin(record: Evaluation) -> tuple[object, ...]:
+    """What must be the same in everything that is compared."""
+    return (record.dataset, record.provenance.get("data"), record.provenance.get("weights"))
+
+
+def _require_same_dataset(found: Runs, record: Evaluation) -> None:
+    if found.dataset != record.dataset:
+        names = f"'{found.dataset}' and '{record.dataset}'"
+        raise DataError(f"The records hold several datasets: {names}. A report shows one: keep the records of each in a folder of its own.")
+
+
+def display_name(name: str) -> str:
+    """A row's name in the records as a reader sees it; unknown methods keep theirs.
+
+    Examples:
+        >>> display_name("tp_ft + WiSE-FT 0.5"), display_name("mine")
+        ('TP-FT + WiSE-FT 0.5', 'mine')
+    """
+    method, plus, rest = name.partition(" + ")
+    return NAMES.get(method, method) + plus + rest
+
+
+def _key(alpha: float) -> float:
+    """An alpha without the noise of floating-point grids: 0.1 + 0.2 is 0.3."""
+    return round(alpha, 6) + 0.0

@@ -1,0 +1,91 @@
+"""A tiny model and a tiny data set, made anew in seconds: three classes of drawn shapes, two shifts, two unseen classes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import open_clip
+import pytest
+import torch
+from PIL import Image, ImageDraw
+from safetensors.torch import save_file
+
+from surefoot.data import Dataset, open_dataset
+from surefoot.model import ImageTextModel, load_model
+
+CONFIG = {
+    "model_cfg": {
+        "embed_dim": 16,
+        "vision_cfg": {"image_size": 32, "layers": 2, "width": 32, "head_width": 16, "patch_size": 16},
+        "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2},
+    },
+    "preprocess_cfg": {"size": 32, "mean": [0.4, 0.5, 0.6], "std": [0.3, 0.2, 0.1], "interpolation": "bicubic", "resize_mode": "shortest"},
+}
+SHAPES = {"disc": "ellipse", "box": "rectangle", "bar": "rectangle", "ring_thing": "ellipse", "cross": "rectangle"}
+
+
+def draw(shape: str, number: int, colour: str) -> Image.Image:
+    """A shape whose place depends on `number`."""
+    image = Image.new("RGB", (40, 40), "white")
+    shift = number % 7
+    box = {"bar": (4, 15 + shift, 36, 20 + shift), "ring_thing": (2, 2, 38, 38)}.get(shape, (8 + shift, 8, 26 + shift, 26))
+    getattr(ImageDraw.Draw(image), SHAPES[shape])(box, outline=colour, fill=colour if shape in ("disc", "box") else None, width=3)
+    return image
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint folder in open_clip's local-dir layout."""
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("tiny-model")
+    (folder / "open_clip_config.json").write_text(json.dumps(CONFIG))
+    clip = open_clip.CLIP(**CONFIG["model_cfg"])
+    save_file({k: v.contiguous() for k, v in clip.state_dict().items()}, folder / "open_clip_model.safetensors")
+    return folder
+
+
+@pytest.fixture
+def tiny_model(tiny_folder: Path) -> ImageTextModel:
+    return load_model(f"local-dir:{tiny_folder}")
+
+
+@pytest.fixture(scope="session")
+def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("shapes")
+    counts = {"train": 8, "val": 4, "test": 5, "shifts/red": 4, "shifts/green": 3}
+    for split, count in counts.items():
+        colour = {"shifts/red": "red", "shifts/green": "green"}.get(split, "black")
+        for shape in ("disc", "box", "bar"):
+            for number in range(count):
+                path = root / split / shape / f"{number}.png"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                draw(shape, number, colour).save(path)
+    for shape in ("ring_thing", "cross"):
+        for number in range(3):
+            path = root / "unseen" / "other" / shape / f"{number}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            draw(shape, number, "black").save(path)
+    (root / "dataset.toml").write_text(
+        'name = "shapes"\nid_context = "black"\ntemplates = ["a {}.", "a drawing of a {}."]\n'
+        '[contexts]\nblack = "a black {}."\nred = "a red {}."\n[class_names]\nbox = "square box"\n'
+    )
+    return root
+
+
+@pytest.fixture
+def tiny_data(tiny_root: Path) -> Dataset:
+    return open_dataset(tiny_root)
+
+
+@pytest.fixture
+def copy_of(tiny_root: Path, tmp_path: Path) -> Callable[[], Path]:
+    """A copy of the tiny data set that a test may damage."""
+
+    def make() -> Path:
+        import shutil
+
+        return Path(shutil.copytree(tiny_root, tmp_path / "data"))
+
+    return make

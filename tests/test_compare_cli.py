@@ -1,0 +1,160 @@
+"""The whole command on the tiny data: records, what is not done twice, and errors that end with code 2."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from surefoot import cli, compare, config, records
+from surefoot.compare import Comparison, Plan, choices
+from surefoot.data import Dataset
+from surefoot.errors import SettingError
+from surefoot.model import ImageTextModel
+from surefoot.train import Training
+
+PLAN = Plan(seeds=(0, 1), alphas=(0.5,), training=Training(epochs=1, batch_size=8, learning_rate=1e-2))
+
+
+def run(arguments: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
+    monkeypatch.setattr(sys, "argv", ["surefoot", *arguments])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    captured = capsys.readouterr()
+    return int(stop.value.code or 0), captured.out + captured.err
+
+
+def test_records_hold_every_run_at_every_alpha(tiny_model: ImageTextModel, tiny_data: Dataset, tmp_path: Path) -> None:
+    found = Comparison(tiny_model, tiny_data, PLAN, tmp_path).run()
+    points = [(r.method, r.seed, r.alpha) for r in found]
+    assert points == [("zero_shot", 0, 0.0), *((m, s, a) for m in ("tp_ft", "flyp") for s in (0, 1) for a in (0.0, 0.5, 1.0))]
+    zero = found[0]
+    for record in found:
+        assert set(record.accuracy) == set(zero.accuracy)
+        if record.alpha == 0:
+            assert record.accuracy == zero.accuracy
+        correct = records.load_correct(tmp_path, record.correct)
+        assert correct["test"].mean() == record.accuracy["test"]
+    stored = list(records.read(tmp_path))
+    assert [r for r in stored if isinstance(r, records.Evaluation)] == found
+    assert {(c.method, c.seed) for c in stored if isinstance(c, records.Choice)} == {(m, s) for m in ("tp_ft", "flyp") for s in (0, 1)}
+    ours = [d for d in stored if isinstance(d, records.Difference) and (d.a, d.b, d.on) == ("tp_ft", "zero_shot", "test")]
+    plain = [r.accuracy["test"] for r in found if r.method == "tp_ft" and r.alpha == 1]
+    assert len(ours) == 1
+    assert ours[0].mean == pytest.approx(sum(plain) / 2 - zero.accuracy["test"])
+
+
+def test_what_is_finished_is_not_done_again(
+    tiny_model: ImageTextModel, tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = Comparison(tiny_model, tiny_data, PLAN, tmp_path).run()
+    lines = (tmp_path / records.FILE).read_text()
+
+    def forbidden(*_: object, **__: object) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(compare, "fit", forbidden)
+    assert Comparison(tiny_model, tiny_data, PLAN, tmp_path).run() == first
+    assert (tmp_path / records.FILE).read_text() == lines
+    kept = "\n".join(lines.splitlines()[:5]) + "\n" + lines.splitlines()[5][:40]  # cut off in the middle of a line
+    (tmp_path / records.FILE).write_text(kept)
+    again = Comparison(tiny_model, tiny_data, PLAN, tmp_path).run()  # evaluates the rest from the stored weights
+    assert [r.accuracy for r in again] == [r.accuracy for r in first]
+    assert [r for r in records.read(tmp_path) if isinstance(r, records.Evaluation)] == again
+
+
+def test_other_settings_are_another_run(tiny_model: ImageTextModel, tiny_data: Dataset, tmp_path: Path) -> None:
+    small = Plan(methods=("tp_ft",), seeds=(0,), alphas=(), training=PLAN.training, overrides={"tp_ft": {"epochs": 2}})
+    Comparison(tiny_model, tiny_data, Plan(methods=("tp_ft",), seeds=(0,), alphas=(), training=PLAN.training), tmp_path).run()
+    found = Comparison(tiny_model, tiny_data, small, tmp_path).run()
+    assert len(list((tmp_path / "weights").iterdir())) == 2
+    assert found[-1].settings["epochs"] == 2
+
+
+def test_the_choice_of_alpha_looks_at_validation_only() -> None:
+    def record(alpha: float, val: float, test: float) -> records.Evaluation:
+        return records.Evaluation(
+            method="tp_ft", seed=0, alpha=alpha, dataset="d", accuracy={"val": val, "test": test}, num_images={"val": 10000}, correct="",
+            settings={}, settings_hash="",
+        )  # fmt: skip
+
+    found = [record(0.0, 0.5, 0.9), record(0.5, 0.799, 0.2), record(0.8, 0.8, 0.3), record(1.0, 0.7, 0.9)]
+    assert [(c.alpha, c.argmax) for c in choices(found)] == [(0.5, 0.8)]
+
+
+def test_command_writes_table_records_and_page(tiny_root: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    arguments = ["compare", str(tiny_root), "--out", str(tmp_path / "run"), "--model", f"local-dir:{tiny_folder}", "--seeds", "0"]
+    result = CliRunner().invoke(
+        cli.app, [*arguments, "--precision", "fp32", "--set", "epochs=1", "--set", "batch_size=8"], env={"COLUMNS": "200"}
+    )
+    assert result.exit_code == 0, result.output
+    assert "TP-FT" in result.output
+    assert "zero-shot" in result.output
+    assert (tmp_path / "run" / "report" / "index.html").is_file()
+    again = CliRunner().invoke(cli.app, ["report", str(tmp_path / "run")])
+    assert again.exit_code == 0, again.output
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["compare", "/no/such/folder"], "neither a folder"),
+        (["compare", "{data}", "--methods", "flip,tp_ft", "--set", "epoch=3", "--precision", "int8"], "Did you mean 'flyp'"),
+        (["compare", "{data}", "--methods", "flip,tp_ft", "--set", "epoch=3", "--precision", "int8"], "Did you mean 'epochs'"),
+        (["compare", "{data}", "--methods", "flip,tp_ft", "--set", "epoch=3", "--precision", "int8"], "int8"),
+        (["compare", "{data}", "--set", "epochs=many"], "must be a number"),
+        (["compare", "{data}", "--set", "epochs=0"], "1 or more"),
+        (["compare", "{data}", "--set", "epochs"], "key=value"),
+        (["compare", "{data}", "--model", "local-dir:/none"], "open_clip_config.json"),
+        (["compare", "{data}", "--recipe", "imagenot"], "iconshift"),
+        (["compare", "{data}", "--seeds", "a,b"], "whole numbers"),
+        (["report", "{empty}"], "compare"),
+    ],
+)
+def test_bad_input_ends_with_code_2_and_writes_nothing(
+    arguments: list[str], message: str, tiny_root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    (tmp_path / "empty").mkdir()
+    filled = [a.format(data=tiny_root, empty=tmp_path / "empty") for a in arguments]
+    filled += ["--out", str(out)] if filled[0] == "compare" else []
+    code, text = run(filled, monkeypatch, capsys)
+    assert code == 2
+    assert message in " ".join(text.split())
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("command", [[], ["compare"], ["report"], ["methods"]])
+def test_help_is_there_with_an_example(command: list[str]) -> None:
+    result = CliRunner().invoke(cli.app, [*command, "--help"])
+    assert result.exit_code == 0
+    assert not command or f"Example: surefoot {command[0]}" in " ".join(result.output.split())
+
+
+def test_methods_lists_every_method() -> None:
+    result = CliRunner().invoke(cli.app, ["methods"])
+    assert all(name in result.output for name in ("zero_shot", "tp_ft", "flyp"))
+
+
+def test_assignments_override_the_recipe_for_all_or_for_one_method() -> None:
+    recipe = {"training": {"epochs": 3, "learning_rate": 1e-3}, "overrides": {"flyp": {"epochs": 4}}}
+    plan = config.resolve(recipe, config.parse_assignments(["learning_rate=1e-4", "flyp.batch_size=16"])).plan
+    assert (plan.training_of("tp_ft", 7).epochs, plan.training_of("tp_ft", 7).learning_rate, plan.training_of("tp_ft", 7).seed) == (
+        3,
+        1e-4,
+        7,
+    )
+    assert (plan.training_of("flyp", 0).epochs, plan.training_of("flyp", 0).batch_size) == (4, 16)
+
+
+def test_shipped_recipes_resolve() -> None:
+    for path in config.RECIPES.glob("*.toml"):
+        assert config.resolve(config.read_recipe(path.stem), {}).plan.seeds
+
+
+def test_all_problems_of_a_recipe_are_reported_together() -> None:
+    with pytest.raises(SettingError) as error:
+        config.resolve({"methodes": [], "alphas": [2.0], "seeds": []}, {"lr": 1})
+    assert all(part in str(error.value) for part in ("methodes", "alpha 2.0", "no seed", "lr"))
