@@ -86,10 +86,13 @@ _KINDS: dict[str, type[Record]] = {"evaluation": Evaluation, "difference": Diffe
 
 
 def append(folder: Path, record: Record) -> None:
-    """Add one line to the folder's records."""
+    """Add one line to the folder's records; a last line that an interruption cut off is taken away first."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / FILE).open("a", encoding="utf-8") as lines:
-        lines.write(json.dumps(asdict(record), sort_keys=True) + "\n")
+    with (folder / FILE).open("ab+") as lines:
+        lines.seek(0)
+        written = lines.read()
+        lines.truncate(written.rfind(b"\n") + 1)
+        lines.write(json.dumps(asdict(record), sort_keys=True).encode() + b"\n")
 
 
 def read(folder: Path) -> Iterator[Record]:
