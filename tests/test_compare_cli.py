@@ -71,6 +71,9 @@ def test_other_settings_are_another_run(tiny_model: ImageTextModel, tiny_data: D
     found = Comparison(tiny_model, tiny_data, small, tmp_path).run()
     assert len(list((tmp_path / "weights").iterdir())) == 2
     assert found[-1].settings["epochs"] == 2
+    one = Comparison(tiny_model, tiny_data, Plan(methods=("tp_ft",), seeds=(0,), alphas=(), training=PLAN.training), tmp_path).run()
+    last = [r for r in records.read(tmp_path) if isinstance(r, records.Evaluation)][-1]
+    assert (last.settings, one[-1].settings["epochs"]) == (one[-1].settings, 1), "what was asked for last stands last"
 
 
 def test_the_choice_of_alpha_looks_at_validation_only() -> None:

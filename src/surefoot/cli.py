@@ -31,6 +31,7 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 console = Console()
+COMMAND = "command.txt"
 TRAINING_COST = 3  # forward and backward against one forward
 
 
@@ -120,7 +121,8 @@ def compare(
     display = _Display(dataset, settings.plan)
     with display.live:
         Comparison(loaded, dataset, settings.plan, out, display).run()
-    page = write_page(out, out / "report", command="surefoot " + shlex.join(sys.argv[1:]))
+    (out / COMMAND).write_text("surefoot " + shlex.join(sys.argv[1:]) + "\n", encoding="utf-8")
+    page = write_page(out, out / "report", command=_command(out))
     console.print(rich_table(rows(list(records.read(out)))))
     console.print(f"Report: {page}", soft_wrap=True)
 
@@ -128,7 +130,7 @@ def compare(
 @app.command(epilog="Example: surefoot report runs/iconshift")
 def report(folder: Annotated[Path, typer.Argument(help="A folder that 'surefoot compare' wrote.")]) -> None:
     """Write the report page of a comparison again, and print its table."""
-    page = write_page(folder, folder / "report", command=f"surefoot report {folder}")
+    page = write_page(folder, folder / "report", command=_command(folder))
     console.print(rich_table(rows(list(records.read(folder)))))
     console.print(f"Report: {page}", soft_wrap=True)
 
@@ -142,6 +144,12 @@ def methods() -> None:
         console.print(
             f"[bold]{name}[/bold]  trains {', '.join(sorted(method.trains)) or 'nothing'}; {method.predict} head answers. {summary}"
         )
+
+
+def _command(folder: Path) -> str:
+    """The command that made the records of a folder, as `compare` noted it."""
+    path = folder / COMMAND
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else f"surefoot report {folder}"
 
 
 def _names(text: str | None) -> list[str] | None:
