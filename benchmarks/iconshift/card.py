@@ -60,28 +60,27 @@ def main() -> None:
         for split, c in shifts.items()
         if sum(c.values()) < GOAL_IMAGES or len(c) < GOAL_CLASSES
     ]
-    missed = f"The goal for a shift was {GOAL_IMAGES} images and {GOAL_CLASSES} classes. " + (
-        "Below it: " + "; ".join(short) + " (one set each on this side: there are no others under a free licence)."
-        if short
-        else "All reach it."
-    )
+    missed = f"The goal for a shift was {GOAL_IMAGES} images and {GOAL_CLASSES} classes. "
+    missed += f"Below it: {'; '.join(short)}: one set each, and no other under a free licence." if short else "All reach it."
     columns = list(counts)
     names = sorted({name for by_class in counts.values() for name in by_class})
-    unseen = sum(sum(c.values()) for split, c in counts.items() if split.startswith("unseen/"))
-    text = (HERE / "card.md").read_text().format(
-        summary=f"{sum(sum(c.values()) for c in counts.values()):,} images; {len(counts['train'])} training classes; {len(shifts)} shifts; {unseen} images of unseen classes.",
+    total, unseen = (sum(sum(c.values()) for split, c in counts.items() if split.startswith(prefix)) for prefix in ("", "unseen/"))
+    sizes = [[split, sum(c.values()), len(c), min(c.values()), max(c.values())] for split, c in counts.items()]
+    text = (HERE / "card.md").read_text()
+    filled = text.format(
+        summary=f"{total:,} images; {len(counts['train'])} training classes; {len(shifts)} shifts; {unseen} images of unseen classes.",
         version=built["source"]["version"],
         digest=digest(given.benchmark),
         threshold=built["recipe"]["threshold"],
         dropped=len((HERE / "dropped.tsv").read_text().splitlines()) - 1,
         labels=(HERE / "labels.md").read_text().strip(),
         missed=missed,
-        splits=table(["split", "images", "classes", "smallest class", "largest class"], [[s, sum(c.values()), len(c), min(c.values()), max(c.values())] for s, c in counts.items()]),
+        splits=table(["split", "images", "classes", "smallest class", "largest class"], sizes),
         classes=table(["class", *columns], [[n, *(counts[c][n] or "" for c in columns)] for n in names]),
         benchmark_sets=sets_table("benchmark", package, used),
         pretraining_sets=sets_table("pretraining", package, pretraining),
-    )  # fmt: skip
-    (EMBEDDED / "iconshift.md").write_text(text)
+    )
+    (EMBEDDED / "iconshift.md").write_text(filled)
     print(EMBEDDED / "iconshift.md")
 
 

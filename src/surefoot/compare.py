@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,10 @@ from surefoot.methods import get, wise_ft
 from surefoot.metrics import one_standard_error, paired_bootstrap
 from surefoot.model import ImageTextModel
 from surefoot.objective import Method
-from surefoot.protocols import Judge, members
+from surefoot.protocols import Judge, Outcome, members
 from surefoot.train import State, Step, Training, fit, part, preflight, settings_of, start_state
+
+Key = tuple[str, int, float, str, str, str]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +76,13 @@ class Comparison:
         self.judge = Judge(model, dataset, self.start)
         self.train_images = Images(dataset.split("train").paths, model.preprocess_train, random=True)
         stored = [r for r in records.read(folder) if isinstance(r, records.Evaluation)]
-        self.done = {_key(r): r for r in stored}
-        self.latest = {_key(r)[:3]: _key(r) for r in stored}
+        self.done = {_key_of(r): r for r in stored}
+        self.latest = {_key_of(r)[:3]: _key_of(r) for r in stored}
 
     def run(self) -> list[records.Evaluation]:
         """All evaluations of the plan, then the choices and differences that follow from them; the model gets its first weights back."""
-        found = [self._evaluate(get("zero_shot"), 0, 0.0, lambda: self.start, {"method": "zero_shot", "model": self.model.name})]
+        self.zero = self._zero_shot()
+        found = [self.zero]
         runs = [(name, seed) for name in self.plan.methods if name != "zero_shot" for seed in self.plan.seeds]
         for number, (name, seed) in enumerate(runs, start=1):
             self.watcher.run(name, seed, number, len(runs))
@@ -88,21 +91,30 @@ class Comparison:
         self._conclude(found)
         return found
 
+    def _zero_shot(self) -> records.Evaluation:
+        settings = {"method": "zero_shot", "model": self.model.name, "precision": self.model.precision}
+        key = self._key("zero_shot", 0, 0.0, settings)
+        if key not in self.done:
+            self._add(key, settings, self.judge.judge(get("zero_shot"), self.start), 0.0)
+        return self._tell(key)
+
     def _one_run(self, method: Method, seed: int) -> list[records.Evaluation]:
         training = self.plan.training_of(method.name, seed)
         settings = settings_of(method, training, self.model)
-        end: list[tuple[State, float]] = []
+        end: tuple[State, float] | None = None
+        found = []
+        for alpha in sorted({0.0, 1.0, *self.plan.alphas}):
+            key = self._key(method.name, seed, alpha, settings)
+            if key not in self.done:
+                end = end or self._train(method, training, settings)
+                # alpha = 0 is the zero-shot model with its text head for every method: nothing to compute again
+                outcome = self._zero_outcome() if alpha == 0 else self.judge.judge(method, wise_ft(self.start, end[0], alpha))
+                self._add(key, settings, outcome, end[1])
+            found.append(self._tell(key))
+        return found
 
-        def trained() -> tuple[State, float]:
-            if not end:
-                end.append(self._train(method, training, settings))
-            return end[0]
-
-        def state(alpha: float) -> Mapping[str, Tensor]:
-            return wise_ft(self.start, trained()[0], alpha)
-
-        alphas = sorted({0.0, 1.0, *self.plan.alphas})
-        return [self._evaluate(method, seed, a, lambda a=a: state(a), settings, lambda: trained()[1]) for a in alphas]  # type: ignore[misc]
+    def _zero_outcome(self) -> Outcome:
+        return Outcome(records.load_correct(self.folder, self.zero.correct))
 
     def _train(self, method: Method, training: Training, settings: Mapping[str, Any]) -> tuple[State, float]:
         """The weights of a run: from its file if it was finished, trained otherwise."""
@@ -129,34 +141,29 @@ class Comparison:
         partial.replace(path)
         return state, seconds[0]
 
-    def _evaluate(
-        self,
-        method: Method,
-        seed: int,
-        alpha: float,
-        state: Callable[[], Mapping[str, Tensor]],
-        settings: Mapping[str, Any],
-        seconds: Callable[[], float] = lambda: 0.0,
-    ) -> records.Evaluation:
-        key = (method.name, seed, alpha, records.settings_hash(settings), self.provenance["data"], self.provenance["weights"])
-        if key not in self.done:
-            outcome = self.judge.judge(method, state())
-            name = f"{method.name}-seed{seed}-alpha{alpha:.2f}-{key[3]}"
-            record = records.Evaluation(
-                method=method.name,
-                seed=seed,
-                alpha=alpha,
-                dataset=self.dataset.name,
-                accuracy=outcome.accuracy,
-                num_images={name: len(right) for name, right in outcome.correct.items()},
-                correct=records.save_correct(self.folder, name, outcome.correct),
-                settings=dict(settings),
-                settings_hash=key[3],
-                provenance=self.provenance,
-                train_seconds=seconds(),
-            )
-            self.done[key] = record
-        if self.latest.get(key[:3]) != key:  # new, or found behind a run of other settings: what stands last is what the report shows
+    def _key(self, method: str, seed: int, alpha: float, settings: Mapping[str, Any]) -> Key:
+        return (method, seed, alpha, records.settings_hash(settings), self.provenance["data"], self.provenance["weights"])
+
+    def _add(self, key: Key, settings: Mapping[str, Any], outcome: Outcome, seconds: float) -> None:
+        """Keep what was measured; `_tell` writes it."""
+        method, seed, alpha, settings_hash, *_ = key
+        self.done[key] = records.Evaluation(
+            method=method,
+            seed=seed,
+            alpha=alpha,
+            dataset=self.dataset.name,
+            accuracy=outcome.accuracy,
+            num_images={name: len(right) for name, right in outcome.correct.items()},
+            correct=records.save_correct(self.folder, f"{method}-seed{seed}-alpha{alpha:.4g}-{settings_hash}", outcome.correct),
+            settings=dict(settings),
+            settings_hash=settings_hash,
+            provenance=self.provenance,
+            train_seconds=seconds,
+        )
+
+    def _tell(self, key: Key) -> records.Evaluation:
+        """The record of `key`, written if it is new, or if a run of other settings stands behind it: what stands last is reported."""
+        if self.latest.get(key[:3]) != key:
             records.append(self.folder, self.done[key])
             self.latest[key[:3]] = key
         self.watcher.evaluated(self.done[key])
@@ -171,7 +178,7 @@ class Comparison:
                 records.append(self.folder, record)
 
 
-def _key(record: records.Evaluation) -> tuple[str, int, float, str, str, str]:
+def _key_of(record: records.Evaluation) -> Key:
     origin = record.provenance
     return (record.method, record.seed, record.alpha, record.settings_hash, origin.get("data", ""), origin.get("weights", ""))
 
