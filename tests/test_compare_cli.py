@@ -95,7 +95,8 @@ def test_command_writes_table_records_and_page(tiny_root: Path, tiny_folder: Pat
     assert result.exit_code == 0, result.output
     assert "TP-FT" in result.output
     assert "zero-shot" in result.output
-    assert (tmp_path / "run" / "report" / "index.html").is_file()
+    assert {path.name for path in (tmp_path / "run" / "report").iterdir()} == {"index.html", "table.md", "frontier.svg"}
+    assert "compare" in (tmp_path / "run" / "command.txt").read_text()
     again = CliRunner().invoke(cli.app, ["report", str(tmp_path / "run")])
     assert again.exit_code == 0, again.output
 

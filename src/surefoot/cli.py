@@ -20,7 +20,7 @@ from surefoot.data import Dataset, load
 from surefoot.errors import SurefootError
 from surefoot.methods import METHODS
 from surefoot.model import load_model, pick_device
-from surefoot.report import rich_table, rows, write_page
+from surefoot.report import frontier_svg, markdown, rich_table, rows, write_page
 from surefoot.train import Step
 
 app = typer.Typer(
@@ -122,17 +122,13 @@ def compare(
     with display.live:
         Comparison(loaded, dataset, settings.plan, out, display).run()
     (out / COMMAND).write_text("surefoot " + shlex.join(sys.argv[1:]) + "\n", encoding="utf-8")
-    page = write_page(out, out / "report", command=_command(out))
-    console.print(rich_table(rows(list(records.read(out)))))
-    console.print(f"Report: {page}", soft_wrap=True)
+    _write_report(out)
 
 
 @app.command(epilog="Example: surefoot report runs/iconshift")
 def report(folder: Annotated[Path, typer.Argument(help="A folder that 'surefoot compare' wrote.")]) -> None:
-    """Write the report page of a comparison again, and print its table."""
-    page = write_page(folder, folder / "report", command=_command(folder))
-    console.print(rich_table(rows(list(records.read(folder)))))
-    console.print(f"Report: {page}", soft_wrap=True)
+    """Write the report of a comparison again (page, table as markdown, picture), and print its table."""
+    _write_report(folder)
 
 
 @app.command(epilog="Example: surefoot methods")
@@ -144,6 +140,16 @@ def methods() -> None:
         console.print(
             f"[bold]{name}[/bold]  trains {', '.join(sorted(method.trains)) or 'nothing'}; {method.predict} head answers. {summary}"
         )
+
+
+def _write_report(folder: Path) -> None:
+    """The page, the table as markdown and the picture alone, in report/; the table on the console too."""
+    page = write_page(folder, folder / "report", command=_command(folder))
+    found = list(records.read(folder))
+    (page.parent / "table.md").write_text(markdown(rows(found)), encoding="utf-8")
+    (page.parent / "frontier.svg").write_text(frontier_svg(found), encoding="utf-8")
+    console.print(rich_table(rows(found)))
+    console.print(f"Report: {page}", soft_wrap=True)
 
 
 def _command(folder: Path) -> str:
