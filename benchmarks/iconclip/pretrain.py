@@ -1,4 +1,5 @@
 """Train IconCLIP from scratch on the icons' own names: the contrastive loss of CLIP, half of the patches dropped until the last epochs.
+In the last epochs whole images are seen, and rare styles are drawn more often.
 
     python benchmarks/iconclip/pretrain.py --cache CACHE --out RUN            # resumes from RUN when it was interrupted
 
@@ -15,6 +16,7 @@ import json
 import math
 import random
 import time
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -49,6 +51,13 @@ def learning_rate(step: int, total: int, peak: float, warmup: int) -> float:
     if step < warmup:
         return peak * (step + 1) / warmup
     return peak * 0.5 * (1 + math.cos(math.pi * (step - warmup) / (total - warmup)))
+
+
+def style_chance(styles: list[str], power: float) -> np.ndarray:
+    """The chance of each icon: a style of n icons is drawn in proportion to n ** power, so that rare styles come more often."""
+    count = Counter(styles)
+    weight = np.array([count[style] ** (power - 1) for style in styles])
+    return weight / weight.sum()
 
 
 def normalise(batch: torch.Tensor) -> torch.Tensor:
@@ -90,11 +99,15 @@ def train(corpus: corpora.Corpus, out: Path, given: argparse.Namespace) -> open_
         model.load_state_dict(state["model"])
         optimizer.load_state_dict(state["optimizer"])
         step = state["step"]
+    chance = style_chance([corpus.icons[r].style for r in rows], given.style_power)
     curve = (out / "curve.jsonl").open("a")
     started, first, losses = time.time(), step, []
     while step < total:
         epoch, within = divmod(step, per_epoch)
-        chosen = np.random.default_rng((given.seed, epoch)).permutation(rows)[within * given.batch : (within + 1) * given.batch]
+        if step < whole_from:
+            chosen = np.random.default_rng((given.seed, epoch)).permutation(rows)[within * given.batch : (within + 1) * given.batch]
+        else:
+            chosen = np.random.default_rng((given.seed, step)).choice(rows, given.batch, replace=False, p=chance)
         model.visual.patch_dropout = open_clip.transformer.PatchDropout(given.patch_dropout) if step < whole_from else torch.nn.Identity()
         loss = one_step(model, optimizer, tokenizer, corpus, chosen, step, total, given)
         losses.append(loss)
@@ -164,7 +177,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--epochs", type=int, default=24)
-    parser.add_argument("--whole-epochs", type=int, default=3, help="last epochs without patch dropout")
+    parser.add_argument("--whole-epochs", type=int, default=4, help="last epochs: no patch dropout, rare styles drawn more often")
+    parser.add_argument("--style-power", type=float, default=0.5, help="in the last epochs a style of n icons is drawn as n ** power")
     parser.add_argument("--patch-dropout", type=float, default=0.5)
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--lr", type=float, default=1e-3)

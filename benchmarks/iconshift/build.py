@@ -24,19 +24,19 @@ from naming import Classes
 from source import Icon, catalogue, download, load_rules, render_all
 
 TEMPLATES = (
-    "an icon of a {}.", "a {} icon.", "a picture of a {}.", "an image of a {}.", "a drawing of a {}.", "a symbol of a {}.",
-    "a {}.", "{}", "an outline icon of a {}.", "a solid icon of a {}.", "a flat colour icon of a {}.", "an emoji of a {}.",
+    "an icon of a {}", "a {} icon", "a picture of a {}", "an image of a {}", "a drawing of a {}", "a symbol of a {}",
+    "a {}", "{}", "an outline icon of a {}", "a solid icon of a {}", "a flat colour icon of a {}", "an emoji of a {}",
 )  # fmt: skip
 CONTEXTS = {
-    "outline": "an outline icon of a {}.",
-    "solid": "a solid icon of a {}.",
-    "duotone": "a duotone icon of a {}.",
-    "flat": "a flat colour icon of a {}.",
-    "emoji": "an emoji of a {}.",
-    "bw-emoji": "a black and white emoji of a {}.",
-    "3d-emoji": "a 3D emoji of a {}.",
-    "pixel": "a pixel art icon of a {}.",
-    "hand-drawn": "a hand drawn icon of a {}.",
+    "outline": "an outline icon of a {}",
+    "solid": "a solid icon of a {}",
+    "duotone": "a duotone icon of a {}",
+    "flat": "a flat colour icon of a {}",
+    "emoji": "an emoji of a {}",
+    "bw-emoji": "a black and white emoji of a {}",
+    "3d-emoji": "a 3D emoji of a {}",
+    "pixel": "a pixel art icon of a {}",
+    "hand-drawn": "a hand drawn icon of a {}",
 }
 
 
