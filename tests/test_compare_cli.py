@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from torch import Tensor
 from typer.testing import CliRunner
 
 from surefoot import cli, compare, config, records
 from surefoot.compare import Comparison, Plan, choices
-from surefoot.data import Dataset
+from surefoot.data import Dataset, open_dataset
 from surefoot.errors import SettingError
-from surefoot.model import ImageTextModel
+from surefoot.model import ImageTextModel, load_model
+from surefoot.objective import Method
+from surefoot.protocols import Judge
+from surefoot.report.runs import collect
 from surefoot.train import Training
 
 PLAN = Plan(seeds=(0, 1), alphas=(0.5,), training=Training(epochs=1, batch_size=8, learning_rate=1e-2))
@@ -162,3 +168,67 @@ def test_all_problems_of_a_recipe_are_reported_together() -> None:
     with pytest.raises(SettingError) as error:
         config.resolve({"methodes": [], "alphas": [2.0], "seeds": []}, {"lr": 1})
     assert all(part in str(error.value) for part in ("methodes", "alpha 2.0", "no seed", "lr"))
+
+
+def test_conclusions_follow_what_was_run_last(tiny_model: ImageTextModel, tiny_data: Dataset, tmp_path: Path) -> None:
+    def run_with(epochs: int, seeds: tuple[int, ...]) -> list[records.Difference]:
+        training = Training(epochs=epochs, batch_size=8, learning_rate=1e-2)
+        plan = Plan(methods=("tp_ft",), seeds=seeds, alphas=(0.5,), training=training)
+        Comparison(tiny_model, tiny_data, plan, tmp_path).run()
+        collected = collect(records.read(tmp_path))
+        assert {run.points[1.0].settings["epochs"] for (name, _), run in collected.runs.items() if name == "tp_ft"} == {epochs}
+        assert all(0.5 in run.points for (name, _), run in collected.runs.items() if name == "tp_ft")
+        assert {seed for _, seed in collected.choices} == set(seeds)
+        return list(collected.differences.values())
+
+    first = run_with(1, (0,))
+    other = run_with(2, (0,))
+    assert {d.runs for d in first}.isdisjoint(d.runs for d in other)
+    assert run_with(1, (0,)) == first
+    assert {d.num_seeds for d in run_with(1, (0, 1))} == {2}
+
+
+def test_data_without_shifts_unseen_or_contexts_is_compared(
+    tiny_model: ImageTextModel, copy_of: Callable[[], Path], tmp_path: Path
+) -> None:
+    import shutil
+
+    root = copy_of()
+    for name in ("shifts", "unseen"):
+        shutil.rmtree(root / name)
+    (root / "dataset.toml").unlink()
+    Comparison(tiny_model, open_dataset(root), PLAN, tmp_path / "run").run()
+    result = CliRunner().invoke(cli.app, ["report", str(tmp_path / "run")])
+    assert result.exit_code == 0, result.output
+    assert not (tmp_path / "run" / "report" / "frontier.svg").exists()
+
+
+def test_another_preprocessing_is_another_model(tiny_model: ImageTextModel, tiny_data: Dataset, tmp_path: Path) -> None:
+    tiny_model.save(tmp_path / "other")
+    config = tmp_path / "other" / "open_clip_config.json"
+    config.write_text(config.read_text().replace("0.4", "0.45"))
+    other = load_model(f"local-dir:{tmp_path / 'other'}")
+    assert compare.weights_hash(other) != compare.weights_hash(tiny_model)
+
+
+def test_alpha_runs_from_the_first_weights_to_the_trained_ones(
+    tiny_model: ImageTextModel, tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[dict[str, Tensor]] = []
+    started: list[bool] = []
+    first, judge, train = tiny_model.weights(), Judge.judge, compare.fit
+
+    def fit(method: Method, model: ImageTextModel, *arguments: object, **options: object) -> dict[str, Tensor]:
+        started.append(all(torch.equal(tensor, first[name]) for name, tensor in model.weights().items()))
+        return train(method, model, *arguments, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(compare, "fit", fit)
+    monkeypatch.setattr(Judge, "judge", lambda self, method, state: (judged.append(dict(state)), judge(self, method, state))[1])
+    plan = Plan(methods=("tp_ft", "flyp"), seeds=(0,), alphas=(0.25,), training=PLAN.training)
+    Comparison(tiny_model, tiny_data, plan, tmp_path).run()
+    assert started == [True, True]
+    zero, quarter, end = judged[:3]
+    name = "model.visual.proj"
+    torch.testing.assert_close(quarter[name], 0.75 * zero[name] + 0.25 * end[name])
+    assert torch.equal(zero[name], first["visual.proj"])
+    assert not torch.allclose(zero[name], end[name], atol=1e-3)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
-from surefoot.data import Dataset, Images, load, open_dataset, read_image
+from surefoot.data import Budget, Dataset, Images, load, open_dataset, read_image
 from surefoot.errors import DataError, MissingDataError, SettingError, UnknownNameError
 
 Copy = Callable[[], Path]
@@ -144,3 +144,37 @@ def test_random_transforms_are_drawn_anew_and_fixed_ones_kept(tiny_data: Dataset
     random.batch([0, 1])
     random.batch([0, 1])
     assert len(calls) == 7
+
+
+def test_hidden_files_are_left_out(copy_of: Copy) -> None:
+    root = copy_of()
+    (root / "train/box/.checkpoints").mkdir()
+    for name in (".checkpoints/0.png", "._1.png"):
+        (root / "train/box" / name).write_bytes(b"not an image")
+    assert len(open_dataset(root).split("train")) == 24
+
+
+def test_class_without_images_and_unknown_class_name_are_named(copy_of: Copy) -> None:
+    root = copy_of()
+    (root / "train/empty_one").mkdir()
+    with pytest.raises(DataError, match="empty_one"):
+        open_dataset(root)
+    (root / "train/empty_one").rmdir()
+    (root / "dataset.toml").write_text('[class_names]\nboks = "square"\n')
+    with pytest.raises(UnknownNameError, match="Did you mean 'box'"):
+        open_dataset(root)
+
+
+def test_sixteen_bit_grey_is_scaled(tmp_path: Path) -> None:
+    import numpy as np
+
+    Image.fromarray(np.full((4, 6), 128 * 257, np.uint16)).save(tmp_path / "deep.png")
+    assert read_image(tmp_path / "deep.png").getpixel((0, 0)) == (128, 128, 128)
+
+
+def test_budget_is_shared(tiny_data: Dataset) -> None:
+    budget, paths = Budget(3 * 48), tiny_data.split("test").paths[:2]
+    for _ in range(2):
+        images = Images(paths, lambda image: torch.zeros(3, 2, 2), budget=budget)
+        images.batch([0, 1])
+    assert budget.left == 0

@@ -120,3 +120,23 @@ def test_weights_of_another_model_are_refused(tiny_model: ImageTextModel) -> Non
 def test_unknown_device_is_refused() -> None:
     with pytest.raises(SettingError, match="not available"):
         pick_device("cuda:99")
+
+
+def test_activation_follows_the_tag_and_is_saved(tmp_path: Path) -> None:
+    clip = open_clip.create_model("ViT-B-32-quickgelu")
+    torch.save(clip.state_dict(), tmp_path / "weights.pt")
+    model = load_model(f"ViT-B-32:{tmp_path / 'weights.pt'}@openai")
+    model.save(tmp_path / "saved")
+    again = load_model(f"local-dir:{tmp_path / 'saved'}")
+    image = torch.randn(1, 3, 224, 224)
+    with torch.no_grad():
+        expected = clip.eval().encode_image(image, normalize=True)
+        torch.testing.assert_close(model.encode_image(image), expected, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(again.encode_image(image), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_folder_without_weights_or_with_broken_ones_is_refused(tiny_model: ImageTextModel, tmp_path: Path) -> None:
+    tiny_model.save(tmp_path / "saved")
+    (tmp_path / "saved" / "open_clip_model.safetensors").write_bytes(b"broken")
+    with pytest.raises(ModelError, match="could not be loaded"):
+        load_model(f"local-dir:{tmp_path / 'saved'}")

@@ -9,10 +9,11 @@ from torch import Tensor
 from surefoot import losses
 from surefoot.data import Dataset, Images
 from surefoot.errors import SettingError, TrainingError, UnknownNameError
-from surefoot.heads import LinearHead
+from surefoot.heads import LinearHead, class_weight, prompt_embeddings
 from surefoot.methods import METHODS, get, wise_ft
 from surefoot.model import ImageTextModel, load_model
 from surefoot.objective import Batch, Forward, Method, Objective, Stage, Term
+from surefoot.prompts import PromptTable
 from surefoot.train import Step, Training, batches, fit, part, preflight, schedule, select, start_state
 
 SHORT = Training(epochs=1, batch_size=8, learning_rate=1e-2)
@@ -180,3 +181,53 @@ def test_steps_are_told(tiny_model: ImageTextModel, tiny_data: Dataset) -> None:
     assert [step.number for step in steps] == [1, 2, 3, 4, 5, 6]
     assert {step.total for step in steps} == {6}
     assert set(part({"head.a": torch.ones(1), "model.b": torch.ones(1)}, "head")) == {"a"}
+
+
+def test_start_head_is_the_scaled_zero_shot_head(tiny_model: ImageTextModel, tiny_data: Dataset) -> None:
+    with torch.no_grad():
+        weight = class_weight(prompt_embeddings(tiny_model, PromptTable.build(tiny_data.templates, tiny_data.class_names)))
+    start = start_state(tiny_model, tiny_data)
+    torch.testing.assert_close(start["head.weight"], tiny_model.scale.detach() * weight)
+    assert not start["head.bias"].any()
+
+
+def test_optimizer_gets_the_settings(tiny_model: ImageTextModel, tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    rates, decays, norms = [], [], []
+    step, clip = torch.optim.AdamW.step, torch.nn.utils.clip_grad_norm_
+
+    def spy(self: torch.optim.AdamW, closure: None = None) -> None:
+        rates.append(self.param_groups[0]["lr"])
+        decays.append(self.param_groups[0]["weight_decay"])
+        step(self)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", spy)
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", lambda p, norm: (norms.append(norm), clip(p, norm))[1])
+    training = Training(epochs=2, batch_size=8, learning_rate=0.5, weight_decay=0.25, warmup_share=0.5, clip_norm=2.0)
+    fit(get("tp_ft"), tiny_model, tiny_data, training)
+    assert rates == pytest.approx([0.5 * schedule(k, 6, 3) for k in range(6)])
+    assert set(decays) == {0.25}
+    assert norms == [2.0] * 6
+
+
+def test_flyp_draws_every_template_and_another_order_each_epoch(tiny_model: ImageTextModel, tiny_data: Dataset) -> None:
+    images = Images(tiny_data.split("train").paths, tiny_model.preprocess_train, random=True)
+    training = Training(epochs=2, batch_size=24)
+    first, second = (batch for batch in batches(tiny_data, images, tiny_model, training, torch.device("cpu")))
+    assert set(first.text["prompt"].tolist()) == set(range(6))
+    assert first.label.tolist() != second.label.tolist()
+
+
+def test_flyp_answers_with_all_templates_of_its_own_text_tower(tiny_model: ImageTextModel, tiny_data: Dataset) -> None:
+    start = start_state(tiny_model, tiny_data)
+    end = fit(get("flyp"), tiny_model, tiny_data, SHORT, start=start)
+    torch.testing.assert_close(end["head.weight"], start_state(tiny_model, tiny_data)["head.weight"])
+    assert not torch.allclose(end["head.weight"], start["head.weight"], atol=1e-3)
+
+
+def test_batch_norm_statistics_do_not_move(tiny_model: ImageTextModel, tiny_data: Dataset) -> None:
+    norm = torch.nn.BatchNorm2d(3)
+    tiny_model.clip.visual.conv1 = torch.nn.Sequential(norm, tiny_model.clip.visual.conv1)
+    fit(get("tp_ft"), tiny_model, tiny_data, SHORT)
+    assert not norm.running_mean.any()
+    assert norm.num_batches_tracked == 0
+    assert (norm.weight != 1).all()

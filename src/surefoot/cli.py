@@ -12,6 +12,7 @@ import typer
 from rich.console import Console, Group
 from rich.live import Live
 from rich.logging import RichHandler
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from surefoot import config, records
@@ -97,7 +98,9 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder for records, weights and the report. What is finished there is not run again.")] = Path(
         "runs/compare"
     ),
-    recipe: Annotated[str, typer.Option(help="A recipe that comes with Surefoot, or a TOML file.")] = "iconshift",
+    recipe: Annotated[
+        str | None, typer.Option(help="'iconshift' or 'clip', which come with Surefoot, or a TOML file. Default: the one for the model.")
+    ] = None,
     model: Annotated[str | None, typer.Option(help="iconclip, ARCH:TAG, ARCH:FILE@TAG, local-dir:FOLDER or hf-hub:NAME.")] = None,
     methods: Annotated[str | None, typer.Option(help="Comma-separated; see 'surefoot methods'.")] = None,
     seeds: Annotated[str | None, typer.Option(help="Comma-separated numbers, such as 0,1,2.")] = None,
@@ -109,7 +112,7 @@ def compare(
 ) -> None:
     """Fine-tune by several methods and seeds, and show what each gains in distribution and costs elsewhere, along WiSE-FT's alpha."""
     settings = config.resolve(
-        config.read_recipe(recipe),
+        config.read_recipe(recipe or ("iconshift" if model in (None, "iconclip") else "clip")),
         config.parse_assignments(set_ or []),
         model=model,
         precision=precision,
@@ -147,9 +150,14 @@ def _write_report(folder: Path) -> None:
     page = write_page(folder, folder / "report", command=_command(folder))
     found = list(records.read(folder))
     (page.parent / "table.md").write_text(markdown(rows(found)), encoding="utf-8")
-    (page.parent / "frontier.svg").write_text(frontier_svg(found), encoding="utf-8")
+    measured = {column for record in found if isinstance(record, records.Evaluation) for column in record.accuracy}
+    against = [
+        column for column in ("avg_shifts", *sorted(c for c in measured if c.startswith("unseen/")), "context") if column in measured
+    ]
+    if against:  # data without shifts, unseen classes and contexts has no frontier
+        (page.parent / "frontier.svg").write_text(frontier_svg(found, on=against[0]), encoding="utf-8")
     console.print(rich_table(rows(found)))
-    console.print(f"Report: {page}", soft_wrap=True)
+    console.print(f"Report: {escape(str(page))}", soft_wrap=True)
 
 
 def _command(folder: Path) -> str:
@@ -175,7 +183,7 @@ def main() -> None:
     try:
         app()
     except SurefootError as error:
-        Console(stderr=True).print(f"[red]error[/red] {error}", soft_wrap=True, highlight=False)
+        Console(stderr=True).print(f"[red]error[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
         raise SystemExit(2) from error
 
 

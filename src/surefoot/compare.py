@@ -13,10 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.torch import save_file
-from torch import Tensor
 
 from surefoot import records
-from surefoot.data.images import Images
+from surefoot.data.images import Budget, Images
 from surefoot.data.layout import Dataset
 from surefoot.methods import get, wise_ft
 from surefoot.metrics import one_standard_error, paired_bootstrap
@@ -71,13 +70,16 @@ class Comparison:
         self.watcher = watcher or Watcher()
         for name in plan.methods:
             preflight(get(name), model, dataset, plan.training_of(name, 0))
-        self.provenance = records.provenance() | {"data": dataset.fingerprint(), "weights": weights_hash(model.weights())}
+        self.provenance = records.provenance() | {"data": dataset.fingerprint(), "weights": weights_hash(model)}
         self.start = start_state(model, dataset)
-        self.judge = Judge(model, dataset, self.start)
-        self.train_images = Images(dataset.split("train").paths, model.preprocess_train, random=True)
+        budget = Budget()
+        self.judge = Judge(model, dataset, self.start, budget)
+        self.train_images = Images(dataset.split("train").paths, model.preprocess_train, random=True, budget=budget)
         stored = [r for r in records.read(folder) if isinstance(r, records.Evaluation)]
         self.done = {_key_of(r): r for r in stored}
-        self.latest = {_key_of(r)[:3]: _key_of(r) for r in stored}
+        self.standing = _Standing()
+        for record in stored:
+            self.standing.add(record)
 
     def run(self) -> list[records.Evaluation]:
         """All evaluations of the plan, then the choices and differences that follow from them; the model gets its first weights back."""
@@ -154,7 +156,7 @@ class Comparison:
             dataset=self.dataset.name,
             accuracy=outcome.accuracy,
             num_images={name: len(right) for name, right in outcome.correct.items()},
-            correct=records.save_correct(self.folder, f"{method}-seed{seed}-alpha{alpha:.4g}-{settings_hash}", outcome.correct),
+            correct=records.save_correct(self.folder, f"{method}-{seed}-{alpha:.2f}-{_hash(key)}", outcome.correct),
             settings=dict(settings),
             settings_hash=settings_hash,
             provenance=self.provenance,
@@ -162,20 +164,44 @@ class Comparison:
         )
 
     def _tell(self, key: Key) -> records.Evaluation:
-        """The record of `key`, written if it is new, or if a run of other settings stands behind it: what stands last is reported."""
-        if self.latest.get(key[:3]) != key:
+        """The record of `key`, written if it is new, or if a run of other settings, data or weights stands behind it."""
+        if not self.standing.holds(self.done[key]):
             records.append(self.folder, self.done[key])
-            self.latest[key[:3]] = key
+            self.standing.add(self.done[key])
         self.watcher.evaluated(self.done[key])
         return self.done[key]
 
     def _conclude(self, found: Sequence[records.Evaluation]) -> None:
-        """Write the choices of alpha and the paired differences, if they are not there yet."""
-        before = [r for r in records.read(self.folder) if not isinstance(r, records.Evaluation)]
-        new: list[records.Record] = [*choices(found), *differences(found, self.folder)]
-        for record in new:
-            if record not in before:
+        """Write the choices and differences that follow from `found`, unless just these are what was written last."""
+        runs = _hash(sorted(_key_of(record) for record in found))
+        new: list[records.Record] = [replace(record, runs=runs) for record in (*choices(found), *differences(found, self.folder))]
+        if list(records.read(self.folder))[-len(new) :] != new:
+            for record in new:
                 records.append(self.folder, record)
+
+
+class _Standing:
+    """Which evaluations a reader of the records takes: other settings restart a run, other data or weights restart everything."""
+
+    def __init__(self) -> None:
+        self._origin: tuple[str, ...] = ()
+        self._runs: dict[tuple[str, int], tuple[str, set[float]]] = {}
+
+    def add(self, record: records.Evaluation) -> None:
+        if (origin := _key_of(record)[4:]) != self._origin:
+            self._origin, self._runs = origin, {}
+        run = (record.method, record.seed)
+        if self._runs.get(run, ("", set()))[0] != record.settings_hash:
+            self._runs[run] = (record.settings_hash, set())
+        self._runs[run][1].add(record.alpha)
+
+    def holds(self, record: records.Evaluation) -> bool:
+        settings_hash, alphas = self._runs.get((record.method, record.seed), ("", set()))
+        return _key_of(record)[4:] == self._origin and settings_hash == record.settings_hash and record.alpha in alphas
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:12]
 
 
 def _key_of(record: records.Evaluation) -> Key:
@@ -183,10 +209,10 @@ def _key_of(record: records.Evaluation) -> Key:
     return (record.method, record.seed, record.alpha, record.settings_hash, origin.get("data", ""), origin.get("weights", ""))
 
 
-def weights_hash(weights: Mapping[str, Tensor]) -> str:
-    """Sixteen hexadecimal digits over names and values."""
-    total = hashlib.sha256()
-    for name, tensor in sorted(weights.items()):
+def weights_hash(model: ImageTextModel) -> str:
+    """Sixteen hexadecimal digits over a model's configuration (architecture and preprocessing) and every weight."""
+    total = hashlib.sha256(json.dumps(model.config(), sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.weights().items()):
         total.update(name.encode() + tensor.contiguous().numpy().tobytes())
     return total.hexdigest()[:16]
 

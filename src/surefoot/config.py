@@ -84,6 +84,9 @@ def resolve(recipe: Mapping[str, Any], assignments: Mapping[str, Any], **given: 
     problems = _problems(tables, training, overrides)
     if problems:
         raise SettingError("\n".join(problems))
+    for settings in (training, *overrides.values()):
+        if settings.get("clip_norm") == "none":
+            settings["clip_norm"] = None
     plan = Plan(
         methods=tuple(tables.get("methods", Plan.methods)),
         seeds=tuple(tables.get("seeds", Plan.seeds)),
@@ -105,7 +108,9 @@ def _problems(tables: Mapping[str, Any], training: Mapping[str, Any], overrides:
         found += [
             f"{key} is '{value}'; it must be a number."
             for key, value in values.items()
-            if key in _TRAINING and (isinstance(value, bool) or not isinstance(value, int | float))
+            if key in _TRAINING
+            and (key, value) != ("clip_norm", "none")
+            and (isinstance(value, bool) or not isinstance(value, int | float))
         ]
         found += [
             f"{key} is {values[key]}; it must be a whole number." for key in ("epochs", "batch_size") if isinstance(values.get(key), float)
@@ -113,6 +118,9 @@ def _problems(tables: Mapping[str, Any], training: Mapping[str, Any], overrides:
     if tables.get("precision", "fp32") not in get_args(Precision):
         found.append(f"precision is '{tables['precision']}'; it must be one of {', '.join(get_args(Precision))}.")
     found += [f"alpha {alpha} is not in 0..1." for alpha in tables.get("alphas", ()) if not 0 <= alpha <= 1]
+    for name in ("seeds", "methods"):
+        if len(set(values := list(tables.get(name, ())))) < len(values):
+            found.append(f"{name} holds {values}; each may stand there once.")
     if not tables.get("seeds", (0,)):
         found.append("There is no seed. Give at least one, such as --seeds 0.")
     return found

@@ -16,10 +16,11 @@ import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import open_clip
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -43,14 +44,24 @@ class ImageTextModel(nn.Module):
         precision: what the towers compute in; features, losses and weights are float32 always.
     """
 
-    def __init__(self, name: str, clip: nn.Module, preprocess: ImageTransform, preprocess_train: ImageTransform, tokenizer: Any) -> None:  # noqa: ANN401
+    def __init__(
+        self,
+        name: str,
+        clip: nn.Module,
+        transforms: tuple[ImageTransform, ImageTransform],
+        tokenizer: Any,  # noqa: ANN401
+        model_cfg: Mapping[str, Any],
+        precision: Precision = "fp32",
+    ) -> None:
         super().__init__()
-        self.precision: Precision = "fp32"
+        if precision not in get_args(Precision):
+            raise unknown_name("precision", precision, get_args(Precision))
+        self.precision: Precision = precision
         self.name = name
         self.clip = clip
-        self.preprocess = preprocess
-        self.preprocess_train = preprocess_train
+        self.preprocess_train, self.preprocess = transforms
         self._tokenizer = tokenizer
+        self._model_cfg = dict(model_cfg)
 
     @property
     def scale(self) -> Tensor:
@@ -116,16 +127,18 @@ class ImageTextModel(nn.Module):
 
     def config(self) -> dict[str, Any]:
         """The content of open_clip_config.json: model_cfg and preprocess_cfg."""
-        return {"model_cfg": self._model_cfg(), "preprocess_cfg": _plain(open_clip.get_model_preprocess_cfg(self.clip))}
-
-    def _model_cfg(self) -> dict[str, Any]:
-        cfg = open_clip.get_model_config(open_clip_name(self.name))
-        if cfg is None:
-            raise ModelError(f"open_clip has no configuration for {self.name}: save the weights with the tool that made the model.")
-        return dict(cfg)
+        return {"model_cfg": self._model_cfg, "preprocess_cfg": _plain(open_clip.get_model_preprocess_cfg(self.clip))}
 
     def save(self, folder: Path) -> None:
-        """Write a folder that `open_clip.create_model_and_transforms("local-dir:FOLDER")` opens, this class too."""
+        """Write a folder that `open_clip.create_model_and_transforms("local-dir:FOLDER")` opens, this class too.
+
+        Raises:
+            ModelError: the model's tokenizer is not open_clip's own, so that the folder could not be opened without it.
+        """
+        if tokenizer := self._model_cfg.get("text_cfg", {}).get("hf_tokenizer_name"):
+            raise ModelError(
+                f"{self.name} reads text by the tokenizer {tokenizer}, which a folder of weights does not hold. Use `weights()`."
+            )
         folder.mkdir(parents=True, exist_ok=True)
         (folder / CONFIG).write_text(json.dumps(self.config(), indent=1) + "\n")
         partial = folder / (WEIGHTS + ".part")
@@ -140,18 +153,17 @@ def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
 @contextlib.contextmanager
 def _shortened(tower: nn.Module, length: int) -> Iterator[None]:
     """Let a causal text tower take `length` positions: its mask, and for open_clip.CLIP its position table, are sliced for the call."""
-    mask = tower.attn_mask
+    mask, parameters = tower.attn_mask, tower._parameters
     tower.attn_mask = mask[:length, :length]  # type: ignore[index]
-    positions = tower._parameters.pop("positional_embedding") if isinstance(tower, open_clip.CLIP) else None
-    if positions is not None:
-        tower.positional_embedding = positions[:length]
+    if isinstance(tower, open_clip.CLIP):
+        tower._parameters = {name: p for name, p in parameters.items() if name != "positional_embedding"}
+        tower.positional_embedding = parameters["positional_embedding"][:length]  # type: ignore[index]
     try:
         yield
     finally:
         tower.attn_mask = mask
-        if positions is not None:
-            del tower.positional_embedding
-            tower._parameters["positional_embedding"] = positions
+        tower.__dict__.pop("positional_embedding", None)
+        tower._parameters = parameters
 
 
 def open_clip_name(name: str) -> str:
@@ -175,10 +187,17 @@ def load_model(name: str = "iconclip", *, device: str | torch.device = "cpu", pr
         ModelError: a bare checkpoint file, which does not say how images must be preprocessed.
     """
     target, pretrained, extra = _resolve(name)
-    clip, train, evaluation = open_clip.create_model_and_transforms(target, pretrained=pretrained, device=device, **extra)
-    model = ImageTextModel(name, clip, evaluation, train, open_clip.get_tokenizer(target))
-    model.precision = precision
-    return model.eval()
+    try:
+        clip, *transforms = open_clip.create_model_and_transforms(
+            target, pretrained=pretrained, device=device, require_pretrained=True, **extra
+        )
+        config, tokenizer = open_clip.get_model_config(target) or {}, open_clip.get_tokenizer(target)
+    except (RuntimeError, ValueError, OSError, KeyError, SafetensorError) as error:
+        raise ModelError(
+            f"{name} could not be loaded: {error} Check the name, the files, and the connection if it lies on a hub."
+        ) from error
+    quick_gelu = {"quick_gelu": True} if extra.get("force_quick_gelu") else {}
+    return ImageTextModel(name, clip, (transforms[0], transforms[1]), tokenizer, {**config, **quick_gelu}, precision).eval()
 
 
 def _resolve(name: str) -> tuple[str, str | None, dict[str, Any]]:
@@ -200,20 +219,26 @@ def _resolve(name: str) -> tuple[str, str | None, dict[str, Any]]:
         )
     file, _, tag = pretrained.partition("@")
     if not Path(file).suffix and os.sep not in file:
-        return target, _known_tag(target, file), {}
+        return target, file, _activation(_known_tag(target, file))
     if not Path(file).is_file():
         raise MissingDataError(f"{name}: there is no file {file}. Give the checkpoint's path, or a pretrained tag.")
     if not tag:
         raise ModelError(f"{file} does not say how its images were preprocessed. Write {name}@TAG to take the preprocessing of that tag.")
-    cfg = open_clip.get_pretrained_cfg(target, _known_tag(target, tag))
-    return target, file, {f"image_{key}": cfg[key] for key in ("mean", "std", "interpolation", "resize_mode") if cfg.get(key)}
+    cfg = _known_tag(target, tag)
+    preprocessing = {f"image_{key}": cfg[key] for key in ("mean", "std", "interpolation", "resize_mode") if cfg.get(key)}
+    return target, file, preprocessing | _activation(cfg)
 
 
-def _known_tag(target: str, tag: str) -> str:
+def _known_tag(target: str, tag: str) -> dict[str, Any]:
     tags = open_clip.list_pretrained_tags_by_model(target)
     if tag not in tags:
         raise unknown_name(f"pretrained tag of {target}", tag, tags)
-    return tag
+    return dict(open_clip.get_pretrained_cfg(target, tag))
+
+
+def _activation(cfg: Mapping[str, Any]) -> dict[str, bool]:
+    """OpenAI's weights and some others were trained with QuickGELU; open_clip only warns when the architecture's name says otherwise."""
+    return {"force_quick_gelu": True} if cfg.get("quick_gelu") else {}
 
 
 def pick_device(device: str = "auto") -> torch.device:

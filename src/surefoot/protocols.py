@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from surefoot.data.images import Images
+from surefoot.data.images import Budget, Images
 from surefoot.data.layout import Dataset, Split
 from surefoot.heads import class_weight, context_weight, prompt_embeddings
 from surefoot.model import ImageTextModel
@@ -60,17 +60,20 @@ class Judge:
         model: its weights are replaced by every evaluation.
         dataset: all splits but train are used.
         start: theta_0, whose text tower makes the fixed context head.
+        budget: how much of the images may be kept in memory.
     """
 
     model: ImageTextModel
     dataset: Dataset
     start: Mapping[str, Tensor]
+    budget: Budget | None = None
     _images: dict[str, Images] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.splits = [split for name, split in self.dataset.splits.items() if name != "train"]
         self.contexts = list(self.dataset.contexts)
-        self._images = {split.name: Images(split.paths, self.model.preprocess) for split in self.splits}
+        budget = self.budget or Budget()
+        self._images = {split.name: Images(split.paths, self.model.preprocess, budget=budget) for split in self.splits}
         self.model.load_weights(part(self.start, "model"))
         self.model.eval()
         with torch.inference_mode():
@@ -115,7 +118,9 @@ class Judge:
             return
         target = self.contexts.index(context)
         for name, head in (("context", self._start_texts["context"]), ("context_own", texts["context"])):
-            correct[f"{name}/{context}"] = ((features @ head.T).argmax(1) == target).cpu().numpy()
+            right = ((features @ head.T).argmax(1) == target).cpu().numpy()
+            before = correct.get(f"{name}/{context}", right[:0])  # several sets may be drawn in one context
+            correct[f"{name}/{context}"] = np.concatenate([before, right])
 
     def _features(self, split: Split) -> Tensor:
         device = next(self.model.parameters()).device

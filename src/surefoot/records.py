@@ -51,7 +51,8 @@ class Evaluation:
 class Difference:
     """Accuracy of `a` minus that of `b` on one evaluation set, with a paired bootstrap interval; `undecided` when it holds 0.
 
-    `a` and `b` name rows of the table, such as "tp_ft" or "tp_ft + WiSE-FT 0.5".
+    `a` and `b` name rows of the table, such as "tp_ft" or "tp_ft + WiSE-FT 0.5". `runs` is a hash of all evaluations it was drawn from
+    (settings, data, weights, seeds): records of one conclusion share it.
     """
 
     a: str
@@ -62,6 +63,7 @@ class Difference:
     high: float
     num_seeds: int
     num_images: int
+    runs: str = ""
     kind: str = "difference"
 
     @property
@@ -71,12 +73,13 @@ class Difference:
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """The alpha that ID validation chose for one run, and the plain argmax beside it."""
+    """The alpha that ID validation chose for one run, and the plain argmax beside it; `runs` as in `Difference`."""
 
     method: str
     seed: int
     alpha: float
     argmax: float
+    runs: str = ""
     rule: str = "smallest alpha within one standard error of the best ID validation accuracy"
     kind: str = "choice"
 
@@ -104,16 +107,12 @@ def read(folder: Path) -> Iterator[Record]:
         DataError: a line that is not a record, named by its number.
     """
     path = folder / FILE
-    lines = path.read_text(encoding="utf-8").split("\n") if path.is_file() else []
+    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
     for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
         try:
             row = json.loads(line)
             yield _KINDS[row["kind"]](**row)
         except (json.JSONDecodeError, KeyError, TypeError) as error:
-            if number == len(lines):  # no newline behind it: the write was interrupted
-                return
             raise DataError(f"{path}, line {number} is not a record ({error}). Remove the line, or start with a new folder.") from error
 
 
@@ -121,8 +120,8 @@ def save_correct(folder: Path, name: str, correct: Mapping[str, NDArray[np.bool_
     """Write which images were right, {evaluation set: bool [N]}, and return the path relative to the folder."""
     path = folder / "correct" / f"{name}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays: dict[str, Any] = {key.replace("/", "__"): np.packbits(value) for key, value in correct.items()}
-    arrays["lengths"] = np.array([len(value) for value in correct.values()])
+    arrays: dict[str, Any] = {str(number): np.packbits(value) for number, value in enumerate(correct.values())}
+    arrays |= {"names": np.array(list(correct)), "lengths": np.array([len(value) for value in correct.values()])}
     np.savez_compressed(path, **arrays)
     return path.relative_to(folder).as_posix()
 
@@ -130,10 +129,9 @@ def save_correct(folder: Path, name: str, correct: Mapping[str, NDArray[np.bool_
 def load_correct(folder: Path, relative: str) -> dict[str, NDArray[np.bool_]]:
     """What `save_correct` wrote."""
     with np.load(folder / relative) as stored:
-        names = [name for name in stored.files if name != "lengths"]
         return {
-            name.replace("__", "/"): np.unpackbits(stored[name], count=int(length)).astype(bool)
-            for name, length in zip(names, stored["lengths"], strict=True)
+            str(name): np.unpackbits(stored[str(number)], count=int(length)).astype(bool)
+            for number, (name, length) in enumerate(zip(stored["names"], stored["lengths"], strict=True))
         }
 
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from surefoot.data.images import Images
 from surefoot.data.layout import Dataset
-from surefoot.errors import DataError, SettingError, TrainingError
+from surefoot.errors import SettingError, TrainingError
 from surefoot.heads import LinearHead, class_weight, prompt_embeddings
 from surefoot.model import ImageTextModel
 from surefoot.objective import Batch, Forward, Method, Stage
@@ -103,7 +103,7 @@ def preflight(method: Method, model: ImageTextModel, dataset: Dataset, training:
         supplied = {"image", "label", "prompt"}
         problems += [f"it needs '{need}', which {dataset.name} does not supply" for need in sorted(stage.objective.needs - supplied)]
         if (count := len(dataset.split("train"))) < training.batch_size:
-            problems.append(f"batch_size is {training.batch_size} but train holds {count} images")
+            problems.append(f"batch_size is {training.batch_size} but train holds {count} images (set batch_size={count} or less)")
     if problems:
         raise SettingError(f"{method.name} cannot run: " + "; ".join(problems) + ".")
 
@@ -140,8 +140,12 @@ def fit(
     head.load_state_dict(part(state, "head"))
     head.to(device)
     images = images or Images(dataset.split("train").paths, model.preprocess_train, random=True)
-    for stage in method.stages:
-        _run_stage(stage, model, head, dataset, images, training, on_step)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(training.seed)  # dropout inside the towers draws from the global generator
+        for stage in method.stages:
+            if stage.head == "zero_shot":
+                head.load_state_dict(part(state, "head"))
+            _run_stage(stage, model, head, dataset, images, training, on_step)
     if method.predict == "text":
         with torch.inference_mode():
             weight = class_weight(prompt_embeddings(model, PromptTable.build(dataset.templates, dataset.class_names)))
@@ -165,7 +169,7 @@ def _run_stage(
     total = per_epoch * training.epochs
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step, total, round(training.warmup_share * total)))
     started = time.monotonic()
-    model.train()
+    _train_mode(model)
     for number, batch in enumerate(batches(dataset, images, model, training, device), start=1):
         loss = stage.objective.total(stage.objective.values(Forward(model, head, batch)))
         if not math.isfinite(value := loss.item()):
@@ -182,6 +186,14 @@ def _run_stage(
         if on_step:
             on_step(Step(number, total, value, time.monotonic() - started))
     model.eval()
+
+
+def _train_mode(model: ImageTextModel) -> None:
+    """Training mode, except BatchNorm: its running statistics stay the pre-trained ones, since interpolating moved ones is wrong."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def select(stage: Stage, model: ImageTextModel, head: LinearHead) -> list[torch.nn.Parameter]:
@@ -211,8 +223,6 @@ def batches(dataset: Dataset, images: Images, model: ImageTextModel, training: T
     labels = torch.tensor(dataset.split("train").labels)
     table = PromptTable.build(dataset.templates, dataset.class_names)
     index, tokens = torch.tensor(table.index), model.tokenize(table.texts).to(device)
-    if len(labels) < training.batch_size:
-        raise DataError(f"train holds {len(labels)} images, fewer than one batch of {training.batch_size}.")
     for epoch in range(training.epochs):
         generator = torch.Generator().manual_seed(training.seed * 1_000_003 + epoch)
         order = torch.randperm(len(labels), generator=generator)

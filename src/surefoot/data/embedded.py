@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import shutil
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -50,8 +51,8 @@ def unpack(name: str) -> Path:
     digest = hashlib.sha256(archive.read_bytes()).hexdigest()
     if digest != manifest[name]:
         raise DataError(f"{archive} has SHA-256 {digest}, expected {manifest[name]}: it is damaged. Install Surefoot again.")
-    partial = target.with_name(f"{target.name}.part-{os.getpid()}")
-    partial.mkdir(parents=True)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.part-", dir=target.parent))
     with zipfile.ZipFile(archive) as packed:
         packed.extractall(partial)
     try:

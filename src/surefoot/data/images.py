@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
@@ -12,10 +14,11 @@ from torch import Tensor
 from surefoot.errors import DataError
 
 KEEP_BYTES = 1 << 30
+_UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
 
 
 def read_image(path: Path) -> Image.Image:
-    """One image as RGB: turned as its EXIF data says, transparent parts on white.
+    """One image as RGB: turned as its EXIF data says, transparent parts on white, 16-bit grey scaled to 8.
 
     Raises:
         DataError: the file cannot be read as an image.
@@ -23,31 +26,53 @@ def read_image(path: Path) -> Image.Image:
     try:
         with Image.open(path) as opened:
             image = ImageOps.exif_transpose(opened)
+            if image.mode.startswith("I"):
+                image = _eight_bits(image)
+            if image.mode == "F":
+                raise DataError(f"{path} holds floating-point values, which have no fixed range. Save it as 8- or 16-bit.")
             if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
                 rgba = image.convert("RGBA")
                 white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
                 return Image.alpha_composite(white, rgba).convert("RGB")
             return image.convert("RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+    except DataError:
+        raise
+    except _UNREADABLE as error:
         raise DataError(f"{path} cannot be read as an image ({error}). Repair or remove the file.") from error
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """A 16-bit grey image (Pillow's modes I and I;16) as 8-bit grey."""
+    values = np.asarray(image).astype(np.int64)
+    return Image.fromarray((values // 257 if values.max(initial=0) > 255 else values).clip(0, 255).astype(np.uint8))
+
+
+@dataclass
+class Budget:
+    """How many bytes of images may be kept in memory, by all `Images` that share it."""
+
+    left: int = KEEP_BYTES
 
 
 class Images:
     """The images of some paths, preprocessed on demand.
 
-    Decoded images are kept while they fit `KEEP_BYTES`; preprocessed ones too when the transform is not random.
+    Preprocessed images are kept while the budget lasts; decoded ones if the transform is random.
 
     Args:
         paths: the files.
         transform: PIL image -> tensor [3, H, W].
         random: whether the transform draws random numbers, so that its results must not be kept.
+        budget: what may be kept; its own if none is given.
     """
 
-    def __init__(self, paths: Sequence[Path], transform: Callable[[Image.Image], Tensor], *, random: bool = False) -> None:
+    def __init__(
+        self, paths: Sequence[Path], transform: Callable[[Image.Image], Tensor], *, random: bool = False, budget: Budget | None = None
+    ) -> None:
         self.paths, self._transform, self._random = tuple(paths), transform, random
+        self._budget = budget or Budget()
         self._decoded: dict[int, Image.Image] = {}
         self._ready: dict[int, Tensor] = {}
-        self._kept = 0
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -67,12 +92,12 @@ class Images:
         image = self._decoded[row] if row in self._decoded else read_image(self.paths[row])
         result = self._transform(image)
         if self._random:
-            self._keep(self._decoded, row, image, image.width * image.height * 3)
+            self._keep(self._decoded, row, image, image.width * image.height * 4)
         else:
             self._keep(self._ready, row, result, result.numel() * result.element_size())
         return result
 
     def _keep(self, store: dict[int, Tensor] | dict[int, Image.Image], row: int, value: Tensor | Image.Image, size: int) -> None:
-        if row not in store and self._kept + size <= KEEP_BYTES:
+        if row not in store and size <= self._budget.left:
             store[row] = value  # type: ignore[assignment]
-            self._kept += size
+            self._budget.left -= size

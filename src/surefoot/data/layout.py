@@ -31,7 +31,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from surefoot.errors import DataError, MissingDataError, unknown_name
+from surefoot.errors import DataError, MissingDataError, SettingError, unknown_name
 from surefoot.prompts import check_template
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
@@ -86,6 +86,7 @@ class Dataset:
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits over class names, prompts, and every image's path and bytes."""
         total = hashlib.sha256(repr((self.class_names, self.templates, sorted(self.contexts.items()), self.id_context)).encode())
+        total.update(repr([(name, split.class_names, split.labels) for name, split in self.splits.items()]).encode())
         for path in sorted(path for split in self.splits.values() for path in split.paths):
             total.update(path.relative_to(self.root).as_posix().encode())
             total.update(hashlib.sha256(path.read_bytes()).digest())
@@ -119,6 +120,13 @@ def open_dataset(root: Path) -> Dataset:
         own = _class_folders(root / split)
         own_names = tuple(names.get(folder.name, folder.name.replace("_", " ")) for folder in own)
         splits[split] = _collect(split, [(label, folder) for label, folder in enumerate(own)], own_names)
+    folder_names = {folder.name for split in ("train", *_children(root, "unseen")) for folder in _class_folders(root / split)}
+    for folder in names:
+        if folder not in folder_names:
+            raise unknown_name(f"class folder in [class_names] of {root / 'dataset.toml'}", folder, folder_names)
+    for label, folder in enumerate(folders):
+        if label not in splits["train"].labels:
+            raise DataError(f"{folder} holds no images that can be read. Add some, or remove the folder: {', '.join(sorted(SUFFIXES))}.")
     return Dataset(
         root=root,
         name=config.get("name", root.resolve().name),
@@ -140,11 +148,28 @@ def _read_config(path: Path) -> dict[str, Any]:
     for key in config:
         if key not in _KEYS:
             raise unknown_name(f"key of {path}", key, _KEYS)
+    _check_types(path, config)
     for template in [*config.get("templates", []), *config.get("contexts", {}).values()]:
-        check_template(template)
+        try:
+            check_template(template)
+        except SettingError as error:
+            raise DataError(f"{path}: {error}") from error
     if config.get("id_context") and config["id_context"] not in config.get("contexts", {}):
         raise DataError(f"{path}: id_context is '{config['id_context']}', which [contexts] does not hold. Add a prompt for it there.")
     return config
+
+
+def _check_types(path: Path, config: Mapping[str, Any]) -> None:
+    """Every entry has the form that the head of this module shows, or a DataError says which has not."""
+    templates, tables = config.get("templates", ["{}"]), [config.get(key, {}) for key in ("contexts", "class_names")]
+    if not isinstance(templates, list) or not templates or not all(isinstance(template, str) for template in templates):
+        raise DataError(f'{path}: templates is {templates!r}. Write a list of texts, such as ["a photo of a {{}}."].')
+    for table in tables:
+        if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
+            raise DataError(f"{path}: {table!r} must be a table of texts under [contexts] or [class_names].")
+    for key in ("name", "id_context"):
+        if not isinstance(config.get(key, ""), str):
+            raise DataError(f"{path}: {key} is {config[key]!r}. Write a text in quotes.")
 
 
 def _children(root: Path, kind: str) -> list[str]:
@@ -169,8 +194,13 @@ def _seen_split(root: Path, split: str, known: tuple[str, ...], called: tuple[st
     return _collect(split, [(place[folder.name], folder) for folder in folders], called)
 
 
+def _is_image(path: Path, folder: Path) -> bool:
+    """A file with an image's suffix that is not hidden and lies in no hidden folder below `folder`."""
+    return path.suffix.lower() in SUFFIXES and path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+
+
 def _collect(split: str, folders: Iterable[tuple[int, Path]], class_names: tuple[str, ...]) -> Split:
-    found = [(path, label) for label, folder in folders for path in sorted(folder.rglob("*")) if path.suffix.lower() in SUFFIXES]
+    found = [(path, label) for label, folder in folders for path in sorted(folder.rglob("*")) if _is_image(path, folder)]
     if not found:
         raise DataError(f"The split {split} holds no images. Put them into {split}/<class>/; read are {', '.join(sorted(SUFFIXES))}.")
     return Split(split, tuple(path for path, _ in found), tuple(label for _, label in found), class_names)

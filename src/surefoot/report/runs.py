@@ -79,16 +79,21 @@ def collect(records: Iterable[Record]) -> Runs:
     What was written later counts. An alpha evaluated twice is taken once; the first evaluation under other settings starts its run anew,
     so that no curve joins points of two settings; and the first one on other data or from other weights starts everything anew.
 
+    Choices and differences count as far as they were drawn together, from the runs that stand.
+
     Raises:
         DataError: no evaluation among the records, or evaluations of several datasets.
     """
     found = Runs({}, {}, {})
     origin: tuple[object, ...] = ()
+    concluded = ""
     for record in records:
-        if isinstance(record, Difference):
-            found.differences[record.a, record.b, record.on] = record
-        elif isinstance(record, Choice):
-            found.choices[record.method, record.seed] = record
+        if isinstance(record, Difference | Choice):
+            if record.runs != concluded:
+                found.choices.clear()
+                found.differences.clear()
+                concluded = record.runs
+            _conclude(found, record)
         else:
             if found.runs and _origin(record) != origin:
                 _require_same_dataset(found, record)
@@ -100,11 +105,19 @@ def collect(records: Iterable[Record]) -> Runs:
     return found
 
 
+def _conclude(found: Runs, record: Difference | Choice) -> None:
+    if isinstance(record, Difference):
+        found.differences[record.a, record.b, record.on] = record
+    else:
+        found.choices[record.method, record.seed] = record
+
+
 def _add(found: Runs, record: Evaluation) -> None:
     key = (record.method, record.seed)
     if key in found.runs and found.runs[key].settings_hash != record.settings_hash:
         del found.runs[key]
-        found.choices.pop(key, None)
+        found.choices.clear()
+        found.differences.clear()
     found.runs.setdefault(key, Run(record.settings_hash)).points[_key(record.alpha)] = record
 
 
