@@ -17,8 +17,10 @@ COLUMNS = ("test", "avg_shifts", "shifts/emoji", "shifts/3d-emoji", "shifts/hand
 PAIRS = (
     ("tp_ft", "zero_shot"),
     ("tp_ft + WiSE-FT 0.5", "tp_ft"),
+    ("tp_ft + WiSE-FT (ID val.)", "tp_ft"),
     ("flyp", "zero_shot"),
     ("flyp + WiSE-FT 0.5", "flyp"),
+    ("flyp + WiSE-FT (ID val.)", "flyp"),
 )
 NAMES = {"tp_ft": "TP-FT", "flyp": "FLYP", "zero_shot": "zero-shot"}
 
