@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from surefoot.data import Budget, Dataset, Images, load, open_dataset, read_image
-from surefoot.errors import DataError, MissingDataError, SettingError, UnknownNameError
+from surefoot.errors import DataError, MissingDataError, UnknownNameError
 
 Copy = Callable[[], Path]
 
@@ -87,7 +87,7 @@ def _context_without_prompt(root: Path) -> None:
         (_one_class, DataError, "at least two"),
         (_broken_toml, DataError, "dataset.toml"),
         (_unknown_key, UnknownNameError, "Did you mean 'templates'"),
-        (_bad_template, SettingError, "a photo"),
+        (_bad_template, DataError, "a photo"),
         (_context_without_prompt, DataError, "ink"),
     ],
 )

@@ -174,7 +174,8 @@ class Comparison:
     def _conclude(self, found: Sequence[records.Evaluation]) -> None:
         """Write the choices and differences that follow from `found`, unless just these are what was written last."""
         runs = _hash(sorted(_key_of(record) for record in found))
-        new: list[records.Record] = [replace(record, runs=runs) for record in (*choices(found), *differences(found, self.folder))]
+        new: list[records.Record] = [replace(choice, runs=runs) for choice in choices(found)]
+        new += [replace(difference, runs=runs) for difference in differences(found, self.folder)]
         if list(records.read(self.folder))[-len(new) :] != new:
             for record in new:
                 records.append(self.folder, record)
@@ -241,7 +242,7 @@ def differences(found: Sequence[records.Evaluation], folder: Path) -> list[recor
         pairs += [(f"{method} + WiSE-FT 0.5", half, other, rows) for other, rows in ((method, plain), ("zero_shot", zero)) if half]
         pairs += [(f"{method} + WiSE-FT (ID val.)", picked, other, rows) for other, rows in ((method, plain), ("zero_shot", zero))]
         for a, a_rows, b, b_rows in pairs:
-            made += [_difference(a, a_rows, b, b_rows, column, folder) for column in plain[0].accuracy if column != "val"]
+            made += [_difference(a, a_rows, b, b_rows, column, folder) for column in sorted(plain[0].accuracy) if column != "val"]
     return made
 
 

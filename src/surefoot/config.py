@@ -119,8 +119,8 @@ def _problems(tables: Mapping[str, Any], training: Mapping[str, Any], overrides:
         found.append(f"precision is '{tables['precision']}'; it must be one of {', '.join(get_args(Precision))}.")
     found += [f"alpha {alpha} is not in 0..1." for alpha in tables.get("alphas", ()) if not 0 <= alpha <= 1]
     for name in ("seeds", "methods"):
-        if len(set(values := list(tables.get(name, ())))) < len(values):
-            found.append(f"{name} holds {values}; each may stand there once.")
+        if len(set(listed := list(tables.get(name, ())))) < len(listed):
+            found.append(f"{name} holds {listed}; each may stand there once.")
     if not tables.get("seeds", (0,)):
         found.append("There is no seed. Give at least one, such as --seeds 0.")
     return found
