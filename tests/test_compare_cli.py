@@ -93,8 +93,9 @@ def test_the_choice_of_alpha_looks_at_validation_only() -> None:
     assert [(c.alpha, c.argmax) for c in choices(found)] == [(0.5, 0.8)]
 
 
-def test_command_writes_table_records_and_page(tiny_root: Path, tiny_folder: Path, tmp_path: Path) -> None:
+def test_command_writes_table_records_and_page(tiny_root: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     arguments = ["compare", str(tiny_root), "--out", str(tmp_path / "run"), "--model", f"local-dir:{tiny_folder}", "--seeds", "0"]
+    monkeypatch.setattr(sys, "argv", ["surefoot", *arguments])
     result = CliRunner().invoke(
         cli.app, [*arguments, "--precision", "fp32", "--set", "epochs=1", "--set", "batch_size=8"], env={"COLUMNS": "200"}
     )
