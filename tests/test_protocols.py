@@ -102,3 +102,29 @@ def test_judging_does_not_depend_on_what_was_judged_before(judged: tuple[Judge, 
     first = judge.judge(get("zero_shot"), start).accuracy
     judge.judge(get("flyp"), fit(get("flyp"), judge.model, tiny_data, LONG, start=start))
     assert judge.judge(get("zero_shot"), start).accuracy == first
+
+
+def test_context_answers_by_the_first_text_tower_and_context_own_by_the_live_one(
+    judged: tuple[Judge, dict[str, torch.Tensor]], tiny_data: Dataset
+) -> None:
+    judge, start = judged
+    end = fit(get("flyp"), judge.model, tiny_data, LONG, start=start)
+    before = judge.judge(get("flyp"), end).correct
+    judge._start_texts = {**judge._start_texts, "context": judge._start_texts["context"].flip(0)}  # the two contexts change places
+    after = judge.judge(get("flyp"), end).correct
+    for context in ("black", "red"):
+        assert after[f"context/{context}"].tolist() == [not right for right in before[f"context/{context}"]]
+        assert after[f"context_own/{context}"].tolist() == before[f"context_own/{context}"].tolist()
+
+
+def test_unseen_classes_and_flyp_are_answered_by_the_live_text_tower(
+    judged: tuple[Judge, dict[str, torch.Tensor]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, start = judged
+    live = {name: head.roll(1, 0) for name, head in judge._start_texts.items()}
+    before = judge.judge(get("zero_shot"), start).correct
+    monkeypatch.setattr(judge, "_text_heads", lambda: live)
+    after = judge.judge(get("flyp"), start).correct
+    assert after["unseen/other"].tolist() == [not right for right in before["unseen/other"]]
+    assert judge.judge(get("tp_ft"), start).correct["unseen/other"].tolist() == before["unseen/other"].tolist()
+    assert after["test"].tolist() != before["test"].tolist()
