@@ -1,18 +1,36 @@
-"""Accuracies and the choice of alpha against closed forms, the bootstrap against a loop, exact cases and its coverage."""
+"""Scores against loops from their equations and closed forms, their errors against repeated draws, and the choice of alpha."""
 
 import math
-import time
-from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
-from surefoot.errors import SettingError
-from surefoot.metrics import Correct, Interval, accuracy, mean_per_class, one_standard_error, paired_bootstrap, standard_error
+from surefoot.errors import SettingError, UnknownNameError
+from surefoot.metrics import (
+    Bin,
+    Confusion,
+    Correct,
+    Ids,
+    Score,
+    accuracy,
+    confusions,
+    expected_calibration_error,
+    harmonic_mean,
+    macro_f1,
+    mean_per_class,
+    one_standard_error,
+    reliability,
+    score,
+    standard_error,
+)
 
 
-def answers(rng: np.random.Generator, num_seeds: int, num_images: int, rate: float) -> Correct:
-    return rng.random((num_seeds, num_images)) < rate
+def answered(seed: int, num_images: int = 200, num_classes: int = 5, rate: float = 0.6) -> tuple[Ids, Ids]:
+    """Predictions and labels of unbalanced classes."""
+    rng = np.random.default_rng(seed)
+    label = rng.choice(num_classes, p=np.arange(1, num_classes + 1) / np.arange(1, num_classes + 1).sum(), size=num_images)
+    return np.where(rng.random(num_images) < rate, label, rng.integers(num_classes, size=num_images)), label
 
 
 def test_accuracy_is_the_fraction_of_right_images() -> None:
@@ -62,175 +80,211 @@ def test_standard_error_out_of_range_is_an_error(value: float, count: int) -> No
 
 
 def test_smallest_alpha_within_one_standard_error_is_chosen() -> None:
-    alphas, accuracies = [0.0, 0.1, 0.2, 0.3, 0.4], [0.70, 0.87, 0.89, 0.90, 0.88]
-    assert one_standard_error(alphas, accuracies, num_images=100) == (0.1, 0.3)  # standard error 0.03
-    assert one_standard_error(alphas, accuracies, num_images=900 * 4) == (0.3, 0.3)  # 0.005
-    assert one_standard_error(alphas, accuracies, num_images=2) == (0.0, 0.3)  # 0.21
+    alphas, values = [0.0, 0.1, 0.2, 0.3, 0.4], [0.70, 0.87, 0.89, 0.90, 0.88]
+    for error, chosen in ((0.03, 0.1), (0.005, 0.3), (0.21, 0.0), (0.0, 0.3)):
+        assert one_standard_error(alphas, values, [error] * 5) == (chosen, 0.3)
+
+
+def test_only_the_error_of_the_best_counts() -> None:
+    alphas, values = [0.0, 0.5, 1.0], [0.80, 0.89, 0.90]
+    assert one_standard_error(alphas, values, [0.5, 0.5, 0.02]) == (0.5, 1.0)
+    assert one_standard_error(alphas, values, [0.0, 0.0, 0.2]) == (0.0, 1.0)
 
 
 def test_order_of_alphas_does_not_matter() -> None:
-    assert one_standard_error([0.4, 0.0, 0.3, 0.1, 0.2], [0.88, 0.70, 0.90, 0.87, 0.89], num_images=100) == (0.1, 0.3)
+    errors = [0.2, 0.0, 0.03, 0.2, 0.2]
+    assert one_standard_error([0.4, 0.0, 0.3, 0.1, 0.2], [0.88, 0.70, 0.90, 0.87, 0.89], errors) == (0.1, 0.3)
 
 
 def test_best_of_equal_alphas_is_the_smallest() -> None:
-    assert one_standard_error([1.0, 0.5, 0.0], [1.0, 1.0, 0.9], num_images=100) == (0.5, 0.5)
-
-
-@pytest.mark.parametrize(("alphas", "accuracies"), [([], []), ([0.0, 1.0], [0.5]), ([0.0, 1.0], [0.5, 81.0]), ([0.0], [math.nan])])
-def test_curve_that_is_not_one_is_an_error(alphas: list[float], accuracies: list[float]) -> None:
-    with pytest.raises(SettingError, match=r"one accuracy in 0\.\.1 for every alpha\. Evaluate every alpha"):
-        one_standard_error(alphas, accuracies, num_images=100)
-
-
-def loop_bootstrap(a: Sequence[Correct], b: Sequence[Correct], resamples: int, seed: int) -> Interval:
-    """The same thing, one index at a time."""
-    rng = np.random.default_rng(seed)
-    num_seeds = max(len(array) for array in (*a, *b))
-    means = []
-    for _ in range(resamples):
-        seeds = rng.integers(num_seeds, size=num_seeds)
-        per_set = []
-        for x, y in zip(a, b, strict=True):
-            images = rng.integers(x.shape[1], size=x.shape[1])
-            rows = [x[s % len(x), images].mean() - y[s % len(y), images].mean() for s in seeds]
-            per_set.append(np.mean(rows))
-        means.append(np.mean(per_set))
-    low, high = np.quantile(means, [0.025, 0.975])
-    mean = np.mean([x.mean() - y.mean() for x, y in zip(a, b, strict=True)])
-    return Interval(float(mean), float(low), float(high))
-
-
-@pytest.mark.parametrize("rows_of_b", [1, 3])
-def test_bootstrap_agrees_with_a_loop(rows_of_b: int) -> None:
-    rng = np.random.default_rng(0)
-    hard = [rng.random(size) for size in (60, 150)]
-    a = [np.stack([difficulty < 0.7 + 0.1 * s for s in range(3)]) ^ answers(rng, 3, len(difficulty), 0.05) for difficulty in hard]
-    b = [
-        np.stack([difficulty < 0.6 + 0.1 * s for s in range(rows_of_b)]) ^ answers(rng, rows_of_b, len(difficulty), 0.05)
-        for difficulty in hard
-    ]
-    fast, slow = paired_bootstrap(a, b, resamples=20000), loop_bootstrap(a, b, resamples=4000, seed=1)
-    width = slow.high - slow.low
-    assert fast.mean == pytest.approx(slow.mean, abs=1e-12)
-    assert fast.low == pytest.approx(slow.low, abs=0.05 * width)
-    assert fast.high == pytest.approx(slow.high, abs=0.05 * width)
-
-
-def test_large_difference_is_decided() -> None:
-    rng = np.random.default_rng(0)
-    interval = paired_bootstrap([answers(rng, 3, 1000, 0.9)], [answers(rng, 3, 1000, 0.6)])
-    assert 0.25 < interval.low < interval.mean < interval.high < 0.35
-    assert not interval.undecided
-
-
-def test_swapped_models_have_the_opposite_mean() -> None:
-    rng = np.random.default_rng(0)
-    a, b = [answers(rng, 3, 100, 0.9)], [answers(rng, 3, 100, 0.6)]
-    assert paired_bootstrap(a, b).mean == -paired_bootstrap(b, a).mean
-    assert paired_bootstrap(b, a).high < 0 < paired_bootstrap(a, b).low
-
-
-def test_identical_models_differ_by_exactly_zero() -> None:
-    a = [answers(np.random.default_rng(0), 4, 200, 0.6), answers(np.random.default_rng(1), 4, 77, 0.3)]
-    assert paired_bootstrap(a, [array.copy() for array in a]) == Interval(0.0, 0.0, 0.0)
-    assert paired_bootstrap(a, a).undecided
-
-
-def test_same_images_are_resampled_for_both() -> None:
-    """With one seed the interval is 1.96 standard errors of the paired difference; unpaired it would be six times as wide."""
-    b = np.random.default_rng(0).random((1, 4000)) < 0.5
-    a = b.copy()
-    a[0, np.flatnonzero(~b[0])[:50]] = True
-    interval = paired_bootstrap([a], [b])
-    paired = 1.96 * float((a.astype(int) - b).std()) / math.sqrt(4000)
-    assert interval.high - interval.low == pytest.approx(2 * paired, rel=0.1)
-    assert not interval.undecided
-
-
-def test_seeds_are_resampled() -> None:
-    """One of three seeds is 1 better on every image, so the resamples are Binomial(3, 1/3) / 3, whose percentiles are 0 and 1."""
-    a, b = np.zeros((3, 10), dtype=bool), np.zeros((1, 10), dtype=bool)
-    a[1] = True
-    assert paired_bootstrap([a], [b]) == Interval(mean=pytest.approx(1 / 3), low=0.0, high=1.0)
-
-
-def test_same_seeds_are_drawn_for_all_sets() -> None:
-    first, second, none = np.array([[True] * 5, [False] * 5]), np.array([[False] * 9, [True] * 9]), np.zeros((1, 5), dtype=bool)
-    assert paired_bootstrap([first, second], [none, np.zeros((1, 9), dtype=bool)]) == Interval(0.5, 0.5, 0.5)
-
-
-def test_sets_count_alike_whatever_their_size() -> None:
-    a, b = [np.ones((1, 10), dtype=bool), np.ones((1, 1000), dtype=bool)], [np.zeros((1, 10), dtype=bool), np.ones((1, 1000), dtype=bool)]
-    assert paired_bootstrap(a, b) == Interval(0.5, 0.5, 0.5)
-
-
-def test_single_row_stands_for_every_seed() -> None:
-    rng = np.random.default_rng(0)
-    a, b = answers(rng, 5, 80, 0.7), answers(rng, 1, 80, 0.6)
-    assert paired_bootstrap([a], [b]) == paired_bootstrap([a], [b.repeat(5, axis=0)])
-    assert paired_bootstrap([b], [a]) == paired_bootstrap([b.repeat(5, axis=0)], [a])
-
-
-def test_same_seed_gives_the_same_interval() -> None:
-    rng = np.random.default_rng(0)
-    a, b = [answers(rng, 3, 80, 0.7)], [answers(rng, 3, 80, 0.6)]
-    assert paired_bootstrap(a, b, seed=3) == paired_bootstrap(a, b, seed=3)
-    assert paired_bootstrap(a, b, seed=3) != paired_bootstrap(a, b, seed=4)
-
-
-def coverage(num_seeds: int, num_images: int, trials: int = 300) -> float:
-    """How often the interval holds the true difference of 0.1, when images differ in difficulty, seeds in skill, and answers are noisy."""
-    rng, held = np.random.default_rng(0), 0
-    for trial in range(trials):
-        hard = rng.random(num_images)  # shared by both models
-        skill = 0.05 * rng.standard_normal((num_seeds, 1)) if num_seeds > 1 else np.zeros((1, 1))
-        noise = 0.05 * rng.standard_normal((num_seeds, num_images))
-        interval = paired_bootstrap([hard + noise < 0.6 + skill], [hard + noise < np.array([[0.5]])], resamples=300, seed=trial)
-        held += interval.low <= 0.1 <= interval.high
-    return held / trials
-
-
-def test_interval_over_images_covers_95_percent() -> None:
-    assert 0.91 <= coverage(num_seeds=1, num_images=300) <= 0.98
-
-
-def test_interval_over_images_and_seeds_covers_95_percent() -> None:
-    assert 0.91 <= coverage(num_seeds=20, num_images=300) <= 0.99
-
-
-def test_ten_sets_take_less_than_two_seconds() -> None:
-    rng = np.random.default_rng(0)
-    a, b = [[answers(rng, 3, 1500, 0.7) for _ in range(10)] for _ in range(2)]
-    began = time.process_time()
-    paired_bootstrap(a, b)
-    assert time.process_time() - began < 2
+    assert one_standard_error([1.0, 0.5, 0.0], [1.0, 1.0, 0.9], [0.2, 0.0, 0.2]) == (0.5, 0.5)
 
 
 @pytest.mark.parametrize(
-    ("low", "high", "undecided"), [(-0.1, 0.1, True), (0.0, 0.1, True), (-0.1, 0.0, True), (0.01, 0.1, False), (-0.2, -0.1, False)]
-)
-def test_interval_that_holds_zero_is_undecided(low: float, high: float, undecided: bool) -> None:
-    assert Interval(mean=(low + high) / 2, low=low, high=high).undecided is undecided
-
-
-@pytest.mark.parametrize(
-    ("a", "b", "message"),
+    ("alphas", "values", "errors"),
     [
-        ([], [], "0 and 0 sets"),
-        ([(3, 5)], [(3, 5), (3, 5)], "1 and 2 sets"),
-        ([(3, 5)], [(3, 6)], r"\[\[3, 5\]\] and \[\[3, 6\]\].*same images"),
-        ([(3, 5)], [(2, 5)], r"\[\[3, 5\]\] and \[\[2, 5\]\].*one number of seeds or a single row"),
-        ([(3, 5), (2, 5)], [(1, 5), (1, 5)], "one number of seeds or a single row"),
-        ([(5,)], [(5,)], r"bool, \[S, N\].*add the axis of seeds"),
-        ([(3, 0)], [(3, 0)], "not empty"),
+        ([], [], []),
+        ([0.0, 1.0], [0.5], [0.1]),
+        ([0.0, 1.0], [0.5, 0.5], [0.1]),
+        ([0.0, 1.0], [0.5, 81.0], [0.1, 0.1]),
+        ([0.0], [math.nan], [0.1]),
+        ([0.0], [0.5], [math.nan]),
+        ([0.0], [0.5], [-0.1]),
     ],
 )
-def test_arrays_that_do_not_fit_are_an_error(a: list[tuple[int, ...]], b: list[tuple[int, ...]], message: str) -> None:
-    with pytest.raises(SettingError, match=message):
-        paired_bootstrap([np.ones(shape, dtype=bool) for shape in a], [np.ones(shape, dtype=bool) for shape in b])
+def test_curve_that_is_not_one_is_an_error(alphas: list[float], values: list[float], errors: list[float]) -> None:
+    with pytest.raises(SettingError, match=r"one value in 0\.\.1 and one error of at least 0 for every alpha\. Evaluate every alpha"):
+        one_standard_error(alphas, values, errors)
 
 
-def test_bootstrap_needs_a_resample() -> None:
-    one = [np.ones((1, 2), dtype=bool)]
-    with pytest.raises(SettingError, match=r"resamples is 0\. It must be at least 1\. Use 2000"):
-        paired_bootstrap(one, one, resamples=0)
+def loop_macro_f1(prediction: Ids, label: Ids) -> float:
+    """From precision and recall, class by class."""
+    each = []
+    for k in sorted(set(label.tolist())):
+        right = sum(1 for p, y in zip(prediction, label, strict=True) if p == y == k)
+        precision = right / max(1, sum(1 for p in prediction if p == k))
+        recall = right / sum(1 for y in label if y == k)
+        each.append(2 * precision * recall / (precision + recall) if right else 0.0)
+    return sum(each) / len(each)
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_macro_f1_is_the_mean_of_harmonic_means(seed: int) -> None:
+    prediction, label = answered(seed)
+    assert macro_f1(prediction, label) == pytest.approx(loop_macro_f1(prediction, label), rel=1e-12)
+
+
+def test_macro_f1_counts_the_classes_of_the_labels() -> None:
+    label = np.array([3, 3, 3, 3, 8, 8])
+    assert macro_f1(label, label) == 1
+    assert macro_f1(np.array([3, 3, 3, 5, 8, 8]), label) == pytest.approx((2 * 3 / (4 + 3) + 1) / 2)  # 5 is no class, but 3 lost an image
+    assert macro_f1(np.full(6, 3), label) == pytest.approx((2 * 4 / (4 + 6) + 0) / 2)  # 8 is never answered
+
+
+def test_harmonic_mean_is_below_the_mean_and_symmetric() -> None:
+    assert harmonic_mean(0.9, 0.3) == harmonic_mean(0.3, 0.9) == pytest.approx(2 / (1 / 0.9 + 1 / 0.3))
+    assert harmonic_mean(0.4, 0.4) == pytest.approx(0.4)
+    assert (harmonic_mean(0.0, 1.0), harmonic_mean(0.0, 0.0)) == (0, 0)
+
+
+@pytest.mark.parametrize(("a", "b"), [(-0.1, 0.5), (0.5, math.nan)])
+def test_harmonic_mean_of_no_accuracies_is_an_error(a: float, b: float) -> None:
+    with pytest.raises(SettingError, match=r"must be at least 0\. Pass two accuracies"):
+        harmonic_mean(a, b)
+
+
+def stated(seed: int, num_images: int = 500) -> tuple[NDArray[np.floating], Correct]:
+    """Confidences, and answers that are right less often than they say."""
+    rng = np.random.default_rng(seed)
+    confidence = rng.uniform(0.2, 1, size=num_images)
+    return confidence, rng.random(num_images) < confidence**2
+
+
+def loop_ece(confidence: NDArray[np.floating], correct: Correct, num_bins: int) -> float:
+    """Guo et al., eq. 3, bin by bin."""
+    total = 0.0
+    for m in range(1, num_bins + 1):
+        own = [i for i, c in enumerate(confidence) if (m - 1) / num_bins < c <= m / num_bins]
+        if own:
+            acc, conf = sum(correct[i] for i in own) / len(own), sum(confidence[i] for i in own) / len(own)
+            total += len(own) / len(confidence) * abs(acc - conf)
+    return total
+
+
+@pytest.mark.parametrize("num_bins", [1, 2, 10, 15])
+def test_calibration_error_is_equation_3(num_bins: int) -> None:
+    confidence, correct = stated(0)
+    assert expected_calibration_error(confidence, correct, num_bins) == pytest.approx(loop_ece(confidence, correct, num_bins), rel=1e-12)
+
+
+def test_calibration_error_uses_15_bins() -> None:
+    confidence, correct = stated(0)
+    assert expected_calibration_error(confidence, correct) == expected_calibration_error(confidence, correct, 15)
+
+
+def test_calibration_error_has_closed_forms() -> None:
+    correct = np.array([True, True, True, False])
+    assert expected_calibration_error(np.full(4, 0.75), correct) == 0
+    assert expected_calibration_error(np.ones(4), correct) == 0.25
+    assert expected_calibration_error(np.zeros(4), correct) == 0.75
+    assert expected_calibration_error(np.array([0.9, 0.9, 0.1, 0.1]), correct, 2) == pytest.approx((0.1 + 0.4) / 2)
+
+
+def test_over_and_underconfidence_in_one_bin_cancel_and_in_two_do_not() -> None:
+    confidence, correct = np.array([0.4, 0.6]), np.array([True, False])
+    assert expected_calibration_error(confidence, correct, 1) == pytest.approx(0)
+    assert expected_calibration_error(confidence, correct, 2) == pytest.approx(0.6)
+
+
+def test_bins_are_closed_above() -> None:
+    bins = reliability(np.array([0.0, 0.25, 0.26, 1.0], dtype=np.float32), np.array([True, False, True, True]), num_bins=4)
+    assert [(b.low, b.high, b.count, b.accuracy) for b in bins] == [(0.0, 0.25, 2, 0.5), (0.25, 0.5, 1, 1.0), (0.75, 1.0, 1, 1.0)]
+    assert isinstance(bins[0], Bin)
+    assert bins[0].confidence == 0.125
+
+
+@pytest.mark.parametrize(
+    ("confidence", "num_bins"),
+    [([0.5], 15), ([0.5, 1.1], 15), ([-0.1, 0.5], 15), ([math.nan, 0.5], 15), ([0.5, 0.5], 0), ([50.0, 90.0], 15)],
+)
+def test_confidences_that_do_not_fit_are_an_error(confidence: list[float], num_bins: int) -> None:
+    with pytest.raises(SettingError, match=r"one confidence in 0\.\.1 for every answer, and at least one bin\. Pass the probability"):
+        expected_calibration_error(np.array(confidence), np.array([True, False]), num_bins)
+
+
+def test_confusions_are_counted_and_sorted() -> None:
+    label = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2, 2, 2])
+    prediction = np.array([0, 1, 1, 2, 2, 0, 0, 0, 1, 2, 2])
+    expected = [
+        Confusion(0, 1, 2, 2 / 4),
+        Confusion(2, 0, 2, 2 / 5),
+        Confusion(0, 2, 1, 1 / 4),
+        Confusion(1, 0, 1, 1 / 2),
+        Confusion(1, 2, 1, 1 / 2),
+        Confusion(2, 1, 1, 1 / 5),
+    ]
+    assert confusions(prediction, label) == expected
+    assert confusions(prediction, label, most=2) == expected[:2]
+    assert confusions(label, label) == []
+
+
+def test_confusions_of_all_pairs_are_the_wrong_images() -> None:
+    prediction, label = answered(0)
+    found = confusions(prediction, label, most=25)
+    assert sum(one.num_images for one in found) == (prediction != label).sum()
+    for y, p, number, share in found:
+        assert number == ((label == y) & (prediction == p)).sum()
+        assert share == number / (label == y).sum()
+
+
+def test_scores_are_the_metrics() -> None:
+    prediction, label = answered(0)
+    assert score(prediction, label, "accuracy").value == accuracy(prediction == label)
+    assert score(prediction, label, "mean_per_class").value == mean_per_class(prediction == label, label)
+    assert score(prediction, label, "macro_f1").value == macro_f1(prediction, label)
+
+
+def test_error_of_accuracy_is_binomial() -> None:
+    prediction, label = answered(0)
+    assert score(prediction, label, "accuracy").error == standard_error(accuracy(prediction == label), len(label))
+
+
+def test_error_of_mean_per_class_is_its_equation() -> None:
+    prediction, label = np.array([0, 0, 0, 1, 1, 0, 2]), np.array([0, 0, 0, 0, 1, 1, 2])
+    expected = math.sqrt(0.75 * 0.25 / 4 + 0.5 * 0.5 / 2 + 0) / 3
+    assert score(prediction, label, "mean_per_class") == Score(pytest.approx((0.75 + 0.5 + 1) / 3), pytest.approx(expected))
+
+
+@pytest.mark.parametrize("by", ["accuracy", "mean_per_class", "macro_f1"])
+def test_error_is_the_spread_over_other_images(by: str) -> None:
+    drawn = [score(*answered(seed, num_images=400), by) for seed in range(100)]
+    assert np.mean([one.error for one in drawn]) == pytest.approx(np.std([one.value for one in drawn]), rel=0.25)
+
+
+def test_error_of_macro_f1_repeats() -> None:
+    prediction, label = answered(0)
+    assert score(prediction, label, "macro_f1") == score(prediction, label, "macro_f1")
+    assert score(label, label, "macro_f1") == Score(1.0, 0.0)
+
+
+def test_unknown_score_names_the_nearest() -> None:
+    with pytest.raises(
+        UnknownNameError, match=r"Unknown score 'macrof1'\. Did you mean 'macro_f1'\? Known: accuracy, macro_f1, mean_per_class"
+    ):
+        score(*answered(0), "macrof1")
+
+
+@pytest.mark.parametrize(
+    ("prediction", "label"),
+    [
+        (np.zeros(2, dtype=int), np.zeros(3, dtype=int)),
+        (np.zeros(2), np.zeros(2, dtype=int)),
+        (np.zeros((2, 2), dtype=int), np.zeros((2, 2), dtype=int)),
+        (np.zeros(0, dtype=int), np.zeros(0, dtype=int)),
+        (np.array([True]), np.array([True])),
+    ],
+)
+def test_answers_must_be_class_ids(prediction: Ids, label: Ids) -> None:
+    for function in (macro_f1, confusions, lambda p, y: score(p, y, "accuracy")):
+        with pytest.raises(SettingError, match=r"Both must be class ids, \[N\] integers.*Take the argmax"):
+            function(prediction, label)

@@ -1,6 +1,7 @@
-"""Accuracies, the choice of alpha, and intervals: which images were right in, numbers out.
+"""What a model answered in, numbers out: accuracies, F1, calibration, confusions, and the choice of alpha.
 
-Accuracies are fractions in 0..1. An array `correct` says, image by image, whether the model was right.
+Accuracies and confidences are fractions in 0..1. `correct` says, image by image, whether the model was right; `prediction` and `label`
+hold class ids.
 """
 
 from __future__ import annotations
@@ -8,37 +9,48 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import NDArray
 
-from surefoot.errors import SettingError
+from surefoot.errors import SettingError, unknown_name
 
 Correct = NDArray[np.bool_]
+Ids = NDArray[np.integer]
+By = Literal["accuracy", "mean_per_class", "macro_f1"]
 
 
 @dataclass(frozen=True)
-class Interval:
-    """A difference and its 95% interval."""
+class Score:
+    """A score in 0..1 and its standard error."""
 
-    mean: float
+    value: float
+    error: float
+
+
+@dataclass(frozen=True)
+class Bin:
+    """The images with a confidence in (low, high]: how many, their mean confidence, and their accuracy."""
+
     low: float
     high: float
+    count: int
+    confidence: float
+    accuracy: float
 
-    @property
-    def undecided(self) -> bool:
-        """Whether the interval holds 0, so that nothing can be claimed."""
-        return self.low <= 0 <= self.high
+
+class Confusion(NamedTuple):
+    """`num_images` of class `label` were taken for `prediction`; they are a `share` of that class's images."""
+
+    label: int
+    prediction: int
+    num_images: int
+    share: float
 
 
 def accuracy(correct: Correct) -> float:
-    """Top-1 accuracy.
-
-    Args:
-        correct: [N], bool.
-
-    Returns:
-        Fraction in 0..1.
+    """Top-1 accuracy: the fraction of True in `correct` [N].
 
     Raises:
         SettingError: `correct` is not a one-dimensional array of bool with at least one image.
@@ -50,10 +62,10 @@ def accuracy(correct: Correct) -> float:
         >>> accuracy(np.array([True, True, True, False]))
         0.75
     """
-    return float(_checked(correct, "[N]").mean())
+    return float(checked(correct, "[N]").mean())
 
 
-def mean_per_class(correct: Correct, label: NDArray[np.integer]) -> float:
+def mean_per_class(correct: Correct, label: Ids) -> float:
     """Mean over classes of the accuracy within each class.
 
     A frequent class cannot hide the others; the usual score where classes are unbalanced (pets, flowers, aircraft).
@@ -73,7 +85,7 @@ def mean_per_class(correct: Correct, label: NDArray[np.integer]) -> float:
         SettingError: `correct` is not a one-dimensional array of bool with at least one image, or `label` has another shape.
 
     Relations:
-        Equal to `accuracy` when all classes have the same number of images.
+        Equal to `accuracy` when all classes have the same number of images. `macro_f1` also counts what was wrongly put into a class.
 
     Examples:
         >>> correct, label = np.array([True, True, True, False]), np.array([7, 7, 7, 9])
@@ -83,34 +95,204 @@ def mean_per_class(correct: Correct, label: NDArray[np.integer]) -> float:
     References:
         Radford et al. Learning transferable visual models from natural language supervision. ICML 2021, appendix A.
     """
-    _checked(correct, "[N]")
+    checked(correct, "[N]")
     if label.shape != correct.shape:
         raise SettingError(
             f"mean_per_class was given {list(correct.shape)} answers and {list(label.shape)} labels. "
             "They must have the same length. Pass the label of every image, in the same order."
         )
-    _, class_of = np.unique(label, return_inverse=True)
-    return float((np.bincount(class_of, weights=correct) / np.bincount(class_of)).mean())
+    share, _ = _per_class(correct, label)
+    return float(share.mean())
+
+
+def macro_f1(prediction: Ids, label: Ids) -> float:
+    """Mean over classes of F1, the harmonic mean of precision and recall.
+
+    With n_k images of class k, m_k answers k, t_k of them right, and K the number of classes that occur in `label`::
+
+        1/K sum_k 2 t_k / (n_k + m_k)
+
+    Args:
+        prediction: [N], class ids; a class that no label has counts as a wrong answer.
+        label: [N], class ids.
+
+    Returns:
+        Fraction in 0..1. A class with images that is never answered has F1 0. Classes without images are left out, as in
+        `mean_per_class`: their F1 could only be 0, so one stray answer would weigh as much as all images of another class, and K would
+        depend on the model. The stray answer still counts against the class whose image it missed.
+
+    Raises:
+        SettingError: the two are not integers of one shape [N] with at least one image.
+
+    Relations:
+        `mean_per_class` is the mean of the recalls t_k / n_k.
+
+    Differences:
+        scikit-learn's default also takes the mean over classes that occur in `prediction` only. WILDS, whose iWildCam is scored by this
+        number, passes the classes of the labels, as here.
+
+    Examples:
+        >>> macro_f1(np.array([0, 0, 1, 7]), np.array([0, 0, 0, 1]))  # class 0: 4/5, class 1: 0
+        0.4
+
+    References:
+        Koh, Sagawa et al. WILDS: A benchmark of in-the-wild distribution shifts. ICML 2021 (iWildCam2020-wilds).
+    """
+    _check_answers(prediction, label)
+    return _macro_f1(prediction, label, np.ones(len(label)))
+
+
+def harmonic_mean(a: float, b: float) -> float:
+    """Harmonic mean of two accuracies, as on seen and on unseen classes: 2 a b / (a + b), high only if both are; 0 when both are 0.
+
+    Raises:
+        SettingError: a value is negative or not a number.
+
+    Examples:
+        >>> round(harmonic_mean(0.8, 0.4), 4), harmonic_mean(0.8, 0.0), harmonic_mean(0.0, 0.0)
+        (0.5333, 0.0, 0.0)
+    """
+    if not (a >= 0 and b >= 0):
+        raise SettingError(f"harmonic_mean was given {a} and {b}. Both must be at least 0. Pass two accuracies.")
+    return 2 * a * b / (a + b) if a + b else 0.0
+
+
+def reliability(confidence: NDArray[np.floating], correct: Correct, num_bins: int = 15) -> list[Bin]:
+    """How often the model is right when it says that it is right with probability p: the bins of a reliability diagram.
+
+    Args:
+        confidence: [N], the probability of the answer, in 0..1.
+        correct: [N], bool.
+        num_bins: M; bin m holds the confidences in ((m - 1)/M, m/M], the first one 0 too. 15 in the paper.
+
+    Returns:
+        The bins that hold an image, by confidence.
+
+    Raises:
+        SettingError: arrays that do not fit together, a confidence outside 0..1, or no bins.
+
+    Examples:
+        >>> reliability(np.array([0.75, 0.75, 0.25]), np.array([True, False, False]), num_bins=2)  # doctest: +NORMALIZE_WHITESPACE
+        [Bin(low=0.0, high=0.5, count=1, confidence=0.25, accuracy=0.0),
+         Bin(low=0.5, high=1.0, count=2, confidence=0.75, accuracy=0.5)]
+
+    References:
+        Guo, Pleiss, Sun, Weinberger. On calibration of modern neural networks. ICML 2017, section 2.
+    """
+    checked(correct, "[N]")
+    if confidence.shape != correct.shape or num_bins < 1 or not ((confidence >= 0) & (confidence <= 1)).all():
+        raise SettingError(
+            f"reliability was given {list(confidence.shape)} confidences, {list(correct.shape)} answers and {num_bins} bins. "
+            "There must be one confidence in 0..1 for every answer, and at least one bin. Pass the probability of each answer, and 15."
+        )
+    edges = np.linspace(0, 1, num_bins + 1)
+    bin_of = np.maximum(np.searchsorted(edges, confidence.astype(np.float64), side="left") - 1, 0)
+    bins = []
+    for m in np.unique(bin_of):
+        own = bin_of == m
+        stated, right = float(confidence[own].mean(dtype=np.float64)), float(correct[own].mean())
+        bins.append(Bin(float(edges[m]), float(edges[m + 1]), int(own.sum()), stated, right))
+    return bins
+
+
+def expected_calibration_error(confidence: NDArray[np.floating], correct: Correct, num_bins: int = 15) -> float:
+    """Expected calibration error (ECE): how far the confidence is from the accuracy, on average over the images.
+
+    With B_m the images of bin m of `reliability`, whose arguments and errors these are, and N all::
+
+        ECE = sum_m |B_m| / N  | acc(B_m) - conf(B_m) |
+
+    Returns:
+        Fraction in 0..1; with one bin |accuracy - mean confidence|.
+
+    Examples:
+        >>> expected_calibration_error(np.array([0.75, 0.75, 0.25]), np.array([True, False, False]), num_bins=2)
+        0.25
+
+    References:
+        Guo, Pleiss, Sun, Weinberger. On calibration of modern neural networks. ICML 2017, eq. 3.
+    """
+    bins = reliability(confidence, correct, num_bins)
+    return sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / len(correct)
+
+
+def confusions(prediction: Ids, label: Ids, most: int = 10) -> list[Confusion]:
+    """The pairs of classes that are confused most often, at most `most`.
+
+    Args:
+        prediction: [N], class ids.
+        label: [N], class ids.
+
+    Returns:
+        (label, prediction, number of images, share of the label's images), most images first, then by label and prediction.
+
+    Raises:
+        SettingError: the arrays are not integers of one shape [N] with at least one image.
+
+    Examples:
+        >>> confusions(np.array([1, 1, 0, 0, 1]), np.array([0, 0, 0, 0, 2]))
+        [Confusion(label=0, prediction=1, num_images=2, share=0.5), Confusion(label=2, prediction=1, num_images=1, share=1.0)]
+    """
+    _check_answers(prediction, label)
+    wrong = prediction != label
+    pairs, counts = np.unique(np.stack([label[wrong], prediction[wrong]]), axis=1, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:most]
+    return [
+        Confusion(int(y), int(p), int(n), float(n / np.sum(label == y))) for (y, p), n in zip(pairs.T[order], counts[order], strict=True)
+    ]
+
+
+def score(prediction: Ids, label: Ids, by: By) -> Score:
+    """One of the scores that a choice may go by, with its standard error: how far it would move with other images of the same kind.
+
+    With p_k the accuracy within class k, n_k its images and K the classes that occur, the error is
+
+        accuracy         sqrt(p (1 - p) / N)
+        mean_per_class   sqrt(sum_k p_k (1 - p_k) / n_k) / K
+        macro_f1         standard deviation over 200 resamples of the images, drawn with a fixed seed
+
+    Args:
+        prediction: [N], class ids.
+        label: [N], class ids.
+        by: "accuracy", "mean_per_class" or "macro_f1".
+
+    Returns:
+        Value and error, fractions.
+
+    Raises:
+        SettingError: the arrays are not integers of one shape [N] with at least one image.
+        UnknownNameError: another `by`.
+
+    Relations:
+        `one_standard_error` chooses with it. A class with one image adds nothing to the error of `mean_per_class`: with very few images
+        per class all three errors are too small.
+
+    Examples:
+        >>> prediction, label = np.array([0, 0, 0, 1]), np.array([0, 0, 1, 1])
+        >>> score(prediction, label, "accuracy")
+        Score(value=0.75, error=0.21650635094610965)
+    """
+    if by not in get_args(By):
+        raise unknown_name("score", by, get_args(By))
+    _check_answers(prediction, label)
+    correct = prediction == label
+    if by == "accuracy":
+        return Score(accuracy(correct), standard_error(accuracy(correct), len(label)))
+    if by == "mean_per_class":
+        share, count = _per_class(correct, label)
+        return Score(float(share.mean()), math.sqrt((share * (1 - share) / count).sum()) / len(share))
+    return Score(macro_f1(prediction, label), _error_of_macro_f1(prediction, label))
 
 
 def standard_error(accuracy: float, num_images: int) -> float:
     """Binomial standard error of an accuracy.
 
-    How far the accuracy would move if other images of the same kind had been drawn.
-
-    With p = `accuracy` and N = `num_images`::
+    How far it would move if other images of the same kind had been drawn. With p = `accuracy` and N = `num_images`::
 
         sqrt(p (1 - p) / N)
 
-    Args:
-        accuracy: fraction in 0..1.
-        num_images: number of images it was measured on, at least 1.
-
-    Returns:
-        Standard error, as a fraction.
-
     Raises:
-        SettingError: a value is out of its range.
+        SettingError: `accuracy` is outside 0..1, or `num_images` below 1.
 
     Relations:
         For the difference of two models on the same images use `paired_bootstrap`, which is much narrower.
@@ -127,138 +309,54 @@ def standard_error(accuracy: float, num_images: int) -> float:
     return math.sqrt(accuracy * (1 - accuracy) / num_images)
 
 
-def one_standard_error(alphas: Sequence[float], accuracies: Sequence[float], num_images: int) -> tuple[float, float]:
-    """Choose alpha on ID validation: the smallest whose accuracy is within one standard error of the best.
+def one_standard_error(alphas: Sequence[float], values: Sequence[float], errors: Sequence[float]) -> tuple[float, float]:
+    """Choose alpha on ID validation: the smallest whose score is within one standard error of the best.
 
     The argmax over a small validation set is noise. Among alphas that the validation set cannot tell apart, the smallest stays nearest
     to the zero-shot model.
 
-    With acc = `accuracies` and N = `num_images`::
+    With v = `values` and e = `errors`::
 
-        chosen = min { alpha : acc(alpha) >= best - sqrt(best (1 - best) / N) },   best = max acc
+        chosen = min { alpha : v(alpha) >= v(best) - e(best) },   best = argmax v
 
     Args:
         alphas: weights of the fine-tuned model, in any order.
-        accuracies: ID validation accuracy at each of them, fractions in 0..1.
-        num_images: number of ID validation images, N.
+        values: ID validation score at each of them, fractions in 0..1.
+        errors: standard error of each value, as from `score`.
 
     Returns:
         (chosen, argmax). The argmax is shown beside the choice; of several best ones it is the smallest.
 
     Raises:
-        SettingError: no alpha, not one accuracy per alpha, or an accuracy outside 0..1.
+        SettingError: no alpha, not one value and one error per alpha, a value outside 0..1, or an error that is negative or no number.
 
     Relations:
-        The standard error shrinks with N, so with very many images the choice is the argmax.
+        Standard errors shrink with the number of images, so with very many of them the choice is the argmax.
 
     Examples:
-        >>> one_standard_error([0.0, 0.25, 0.5, 0.75, 1.0], [0.60, 0.79, 0.80, 0.81, 0.78], num_images=400)
+        >>> one_standard_error([0.0, 0.25, 0.5, 0.75, 1.0], [0.60, 0.79, 0.80, 0.81, 0.78], errors=[0.0196] * 5)
         (0.5, 0.75)
 
     References:
         Hastie, Tibshirani, Friedman. The elements of statistical learning. 2nd edition, 2009, section 7.10.1 (the rule).
     """
-    if not len(alphas) or len(alphas) != len(accuracies) or not all(0 <= value <= 1 for value in accuracies):
+    fits = len(alphas) == len(values) == len(errors) > 0
+    if not fits or not all(0 <= value <= 1 for value in values) or not all(0 <= error < math.inf for error in errors):
         raise SettingError(
-            f"one_standard_error was given {len(alphas)} alphas and the accuracies {list(accuracies)}. "
-            "There must be one accuracy in 0..1 for every alpha. Evaluate every alpha on ID validation."
+            f"one_standard_error was given {len(alphas)} alphas, the values {list(values)} and the errors {list(errors)}. "
+            "There must be one value in 0..1 and one error of at least 0 for every alpha. Evaluate every alpha on ID validation."
         )
-    best = max(accuracies)
-    floor = best - standard_error(best, num_images)
-    curve = sorted(zip(alphas, accuracies, strict=True))
-    chosen = next(alpha for alpha, value in curve if value >= floor)
-    argmax = next(alpha for alpha, value in curve if value == best)
-    return chosen, argmax
+    curve = sorted(zip(alphas, values, errors, strict=True))
+    argmax, best, error = max(curve, key=lambda point: point[1])  # the first of equals
+    return next(alpha for alpha, value, _ in curve if value >= best - error), argmax
 
 
-def paired_bootstrap(a: Sequence[Correct], b: Sequence[Correct], *, resamples: int = 2000, seed: int = 0) -> Interval:
-    """How much more accurate `a` is than `b`, with a 95% interval over seeds and images.
-
-    Two models err on the same hard images, so their difference is far less noisy than either accuracy. Every resample therefore takes
-    the same seeds and the same images from both.
-
-    With d[m, s, i] = a[m, s, i] - b[m, s, i] for evaluation set m of M, seed s of S and image i of N_m::
-
-        mean = 1/M sum_m 1/(S N_m) sum_s sum_i d[m, s, i]
-
-    A resample draws S seeds with replacement, once for all sets, and N_m images of each set with replacement, once for all seeds. Low
-    and high are the 2.5th and the 97.5th percentile of the resamples' means.
-
-    Args:
-        a: one bool array [S, N_m] per evaluation set; several sets give the mean over them ("avg_shifts"). Row s is the run with seed s.
-        b: the same, with the same images in the same order. A model without seeds, such as the zero-shot one, has one row [1, N_m].
-        resamples: number of resamples.
-        seed: of the random generator.
-
-    Returns:
-        Interval of the difference, in fractions.
+def checked(correct: Correct, shape: str) -> Correct:
+    """`correct` itself, if it is bool, of the shape that is written as "[N]" or "[S, N]", and not empty.
 
     Raises:
-        SettingError: not one array per set in both, arrays that are not bool [S, N], other numbers of images or seeds, no resamples.
-
-    Relations:
-        a against a gives exactly 0. With S = 1 only images vary: the percentile form of 1.96 standard errors of d, which says nothing
-        about other seeds.
-
-    Differences:
-        Resampling both factors counts noise that belongs to one seed on one image about three times (Owen), so the interval is too
-        wide where such noise dominates. It is too narrow where a few seeds dominate: with S = 3 it then runs from the worst seed to the
-        best, which holds the true difference three times in four.
-
-    Examples:
-        >>> tuned = [np.array([[True] * 90 + [False] * 10, [True] * 88 + [False] * 12])]
-        >>> zero_shot = [np.array([[True] * 60 + [False] * 40])]
-        >>> interval = paired_bootstrap(tuned, zero_shot)
-        >>> round(interval.mean, 4), interval.undecided
-        (0.29, False)
-        >>> paired_bootstrap(tuned, tuned)
-        Interval(mean=0.0, low=0.0, high=0.0)
-
-    References:
-        Owen. The pigeonhole bootstrap. Annals of Applied Statistics, 2007 (two crossed factors).
-        Efron, Tibshirani. An introduction to the bootstrap. 1993, chapter 13 (percentile intervals).
+        SettingError: it is not.
     """
-    if resamples < 1:
-        raise SettingError(f"resamples is {resamples}. It must be at least 1. Use 2000.")
-    differences = _differences(a, b)
-    num_seeds = len(differences[0])
-    rng = np.random.default_rng(seed)
-    drawn_seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), size=resamples) / num_seeds  # [R, S]
-    means = np.mean([(drawn_seeds * _resampled_images(d, resamples, rng)).sum(axis=1) for d in differences], axis=0)  # [R]
-    low, high = np.quantile(means, [0.025, 0.975])
-    return Interval(mean=float(np.mean([d.mean() for d in differences])), low=float(low), high=float(high))
-
-
-def _differences(a: Sequence[Correct], b: Sequence[Correct]) -> list[NDArray[np.int8]]:
-    """a - b for every set, [S, N_m] of -1, 0 and 1, with single rows repeated to the common number of seeds."""
-    if not len(a) or len(a) != len(b):
-        raise SettingError(
-            f"paired_bootstrap was given {len(a)} and {len(b)} sets. Both need the same sets, at least one. Pass lists of arrays."
-        )
-    rows = {len(_checked(array, "[S, N]")) for array in (*a, *b)}
-    num_images = [[array.shape[1] for array in arrays] for arrays in (a, b)]
-    if len(rows - {1}) > 1 or num_images[0] != num_images[1]:
-        raise SettingError(
-            f"paired_bootstrap was given {[list(array.shape) for array in a]} and {[list(array.shape) for array in b]}. "
-            "Both need the same images, and one number of seeds or a single row. Evaluate both on the same images with the same seeds."
-        )
-    return [np.broadcast_to(x.astype(np.int8) - y.astype(np.int8), (max(rows), x.shape[1])) for x, y in zip(a, b, strict=True)]
-
-
-def _resampled_images(difference: NDArray[np.int8], resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Mean difference of every seed over resampled images, [R, S].
-
-    Images whose column of [S, N] is the same cannot be told apart, so it is enough to draw how often each distinct column comes.
-    """
-    num_images = difference.shape[1]
-    column, count = np.unique(difference, axis=1, return_counts=True)
-    drawn = rng.multinomial(num_images, count / num_images, size=resamples)  # [R, distinct columns]
-    mean: NDArray[np.float64] = drawn @ column.T.astype(np.float64) / num_images
-    return mean
-
-
-def _checked(correct: Correct, shape: str) -> Correct:
-    """`correct` itself, if it is bool, of the shape that is written as "[N]" or "[S, N]", and not empty."""
     if correct.dtype != np.bool_ or correct.ndim != shape.count(",") + 1 or not correct.size:
         raise SettingError(
             f"Which images were right was given as {correct.dtype} {list(correct.shape)}. "
@@ -266,3 +364,35 @@ def _checked(correct: Correct, shape: str) -> Correct:
             "Compare predictions with labels; add the axis of seeds with correct[None], or take it off with correct[0]."
         )
     return correct
+
+
+def _check_answers(prediction: Ids, label: Ids) -> None:
+    integers = np.issubdtype(prediction.dtype, np.integer) and np.issubdtype(label.dtype, np.integer)
+    if not integers or prediction.ndim != 1 or prediction.shape != label.shape or not label.size:
+        raise SettingError(
+            f"Predictions were given as {prediction.dtype} {list(prediction.shape)} and labels as {label.dtype} {list(label.shape)}. "
+            "Both must be class ids, [N] integers, one of each for every image, and not empty. Take the argmax of the logits."
+        )
+
+
+def _per_class(correct: Correct, label: Ids) -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Accuracy within, and number of images of, every class that occurs: two arrays [K]."""
+    _, class_of, count = np.unique(label, return_inverse=True, return_counts=True)
+    return np.bincount(class_of, weights=correct) / count, count
+
+
+def _macro_f1(prediction: Ids, label: Ids, weight: NDArray[np.floating]) -> float:
+    """`macro_f1` of images that come `weight` [N] times; classes whose images never come are left out."""
+    ids, position = np.unique(np.concatenate([label, prediction]), return_inverse=True)
+    truth, answer = position[: len(label)], position[len(label) :]
+    images, answers = (np.bincount(one, weights=weight, minlength=len(ids)) for one in (truth, answer))
+    right = np.bincount(truth, weights=weight * (truth == answer), minlength=len(ids))
+    occurs = images > 0
+    return float((2 * right[occurs] / (images + answers)[occurs]).mean())
+
+
+def _error_of_macro_f1(prediction: Ids, label: Ids, resamples: int = 200) -> float:
+    """Images with the same label and answer cannot be told apart, so it is enough to draw how often each distinct pair comes."""
+    pairs, count = np.unique(np.stack([prediction, label]), axis=1, return_counts=True)
+    drawn = np.random.default_rng(0).multinomial(len(label), count / len(label), size=resamples)
+    return float(np.std([_macro_f1(pairs[0], pairs[1], weight.astype(np.float64)) for weight in drawn]))
