@@ -5,7 +5,9 @@ A model is named by a string:
     iconclip                        the small model that comes with Surefoot
     ViT-B-32:laion2b_s34b_b79k      an open_clip architecture and a pretrained tag
     ViT-B-32:/path/model.pt@openai  an architecture and a checkpoint file, preprocessed as the tag behind @ says
-    local-dir:/path/folder          a folder with open_clip_config.json and open_clip_model.safetensors
+    local-dir:/path/folder          a folder with open_clip_config.json and open_clip_model.safetensors, and the tokenizer's files if it
+                                    is not CLIP's; or a CLIP folder of the transformers library
+    hf-dir:/path/folder             a CLIP folder of the transformers library: config.json, model.safetensors, preprocessor_config.json
     hf-hub:organisation/name        a repository of the Hugging Face Hub
 """
 
@@ -26,10 +28,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from surefoot import hf_clip, layers
+from surefoot.adapters import merged_state
 from surefoot.errors import MissingDataError, ModelError, SettingError, unknown_name
 
 EMBEDDED = Path(__file__).parent / "embedded"
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 Precision = Literal["fp32", "bf16"]
 ImageTransform = Callable[[Any], Tensor]
 
@@ -67,6 +72,12 @@ class ImageTextModel(nn.Module):
     def scale(self) -> Tensor:
         """exp(logit_scale), a scalar: what every loss takes."""
         return self.clip.logit_scale.exp().reshape(())  # type: ignore[operator]
+
+    @property
+    def logit_bias(self) -> Tensor | None:
+        """The bias of the sigmoid loss, a scalar; None for models that were pre-trained without one."""
+        bias = getattr(self.clip, "logit_bias", None)
+        return None if bias is None else bias.reshape(())
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token numbers [N, context length]."""
@@ -108,9 +119,37 @@ class ImageTextModel(nn.Module):
             groups.setdefault(group, []).append(name)
         return groups
 
+    def blocks(self, tower: Literal["visual", "text"]) -> list[list[str]]:
+        """The parameter names of each block of a tower, in order; together they are all of the tower's (see `layers.group_blocks`).
+
+        Raises:
+            ModelError: a tower whose blocks are not known.
+        """
+        if blocks := layers.group_blocks(self.groups()[tower]):
+            return blocks
+        module = self.clip.visual if tower == "visual" else getattr(self.clip, "text", self.clip)
+        kind = type(module).__name__
+        raise ModelError(f"The blocks of the {tower} tower of {self.name} ({kind}) are not known. Train '{tower}' as a whole.")
+
+    def layer_names(self, spec: str) -> list[str]:
+        """The parameter names of "visual", "visual[:9]", "text[-3:]", "visual[2]" (one block), "logit_scale" or "logit_bias".
+
+        Raises:
+            UnknownNameError: a group that this model does not have.
+            SettingError: no range, or one that takes no block.
+        """
+        group, part = layers.parse(spec)
+        if group not in (groups := self.groups()):
+            raise unknown_name(f"parameter group of {self.name}", group, groups)
+        if part is None:
+            return groups[group]
+        if group not in ("visual", "text"):
+            raise SettingError(f"'{spec}': {group} has no blocks. Write {group}.")
+        return layers.in_range(spec, part, self.blocks(group))  # type: ignore[arg-type]
+
     def weights(self) -> dict[str, Tensor]:
-        """A copy of every parameter and buffer, on the CPU, under the checkpoint's own names."""
-        return {name: tensor.detach().cpu().clone() for name, tensor in self.clip.state_dict().items()}
+        """A copy of every parameter and buffer, on the CPU, under the checkpoint's own names; attached adapters are merged in the copy."""
+        return {name: tensor.detach().cpu().clone() for name, tensor in merged_state(self.clip).items()}
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Put `weights` (as `weights()` gives them) into the model.
@@ -130,20 +169,27 @@ class ImageTextModel(nn.Module):
         return {"model_cfg": self._model_cfg, "preprocess_cfg": _plain(open_clip.get_model_preprocess_cfg(self.clip))}
 
     def save(self, folder: Path) -> None:
-        """Write a folder that `open_clip.create_model_and_transforms("local-dir:FOLDER")` opens, this class too.
+        """Write a folder that `open_clip.create_model_and_transforms("local-dir:FOLDER")` opens, this class too. Weights and configuration
+        appear whole or not at all; a tokenizer other than CLIP's is written beside them.
 
         Raises:
-            ModelError: the model's tokenizer is not open_clip's own, so that the folder could not be opened without it.
+            ModelError: the folder cannot be written.
         """
-        if tokenizer := self._model_cfg.get("text_cfg", {}).get("hf_tokenizer_name"):
-            raise ModelError(
-                f"{self.name} reads text by the tokenizer {tokenizer}, which a folder of weights does not hold. Use `weights()`."
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / CONFIG).write_text(json.dumps(self.config(), indent=1) + "\n")
-        partial = folder / (WEIGHTS + ".part")
-        save_file({name: tensor.contiguous() for name, tensor in self.weights().items()}, partial)
-        partial.replace(folder / WEIGHTS)
+        weights, config = folder / (WEIGHTS + ".part"), folder / (CONFIG + ".part")
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            save_file({name: tensor.contiguous() for name, tensor in self.weights().items()}, weights)
+            config.write_text(json.dumps(self.config(), indent=1) + "\n")
+            if hasattr(self._tokenizer, "save_pretrained"):
+                self._tokenizer.save_pretrained(folder)  # open_clip looks for it beside the weights
+            for part in (weights, config):
+                part.replace(part.with_suffix(""))
+        except (OSError, SafetensorError) as error:
+            raise ModelError(f"{folder} could not be written ({error}). Make room there, or name a folder that you may write.") from error
+        finally:
+            for part in (weights, config):
+                with contextlib.suppress(OSError):
+                    part.unlink()
 
 
 def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -170,7 +216,7 @@ def open_clip_name(name: str) -> str:
     """The part of a model's name that open_clip calls the model name; `iconclip` becomes its folder."""
     if name == "iconclip":
         return f"local-dir:{EMBEDDED / 'iconclip'}"
-    return name if name.startswith(("local-dir:", "hf-hub:")) else name.partition(":")[0]
+    return name if name.startswith(("local-dir:", "hf-dir:", "hf-hub:")) else name.partition(":")[0]
 
 
 def load_model(name: str = "iconclip", *, device: str | torch.device = "cpu", precision: Precision = "fp32") -> ImageTextModel:
@@ -186,18 +232,54 @@ def load_model(name: str = "iconclip", *, device: str | torch.device = "cpu", pr
         MissingDataError: a folder or checkpoint file that is not there.
         ModelError: a bare checkpoint file, which does not say how images must be preprocessed.
     """
+    if folder := _transformers_folder(name):
+        clip, transforms, tokenizer, config = _from_transformers(name, folder)
+        return ImageTextModel(name, clip.to(device), transforms, tokenizer, config, precision).eval()
     target, pretrained, extra = _resolve(name)
     try:
-        clip, *transforms = open_clip.create_model_and_transforms(
-            target, pretrained=pretrained, device=device, require_pretrained=True, **extra
-        )
-        config, tokenizer = open_clip.get_model_config(target) or {}, open_clip.get_tokenizer(target)
-    except (RuntimeError, ValueError, OSError, KeyError, SafetensorError) as error:
+        clip, *pair = open_clip.create_model_and_transforms(target, pretrained=pretrained, device=device, require_pretrained=True, **extra)
+        config = open_clip.get_model_config(target) or {}
+    except (RuntimeError, ValueError, TypeError, OSError, KeyError, SafetensorError) as error:
         raise ModelError(
             f"{name} could not be loaded: {error} Check the name, the files, and the connection if it lies on a hub."
         ) from error
     quick_gelu = {"quick_gelu": True} if extra.get("force_quick_gelu") else {}
-    return ImageTextModel(name, clip, (transforms[0], transforms[1]), tokenizer, {**config, **quick_gelu}, precision).eval()
+    return ImageTextModel(name, clip, (pair[0], pair[1]), _tokenizer(name, target, config), {**config, **quick_gelu}, precision).eval()
+
+
+def _tokenizer(name: str, target: str, config: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    try:
+        return open_clip.get_tokenizer(target)
+    except ImportError as error:
+        raise ModelError(f"{name} reads text by a tokenizer of the transformers library. Install it: pip install transformers.") from error
+    except (OSError, ValueError) as error:
+        wanted, local = config.get("text_cfg", {}).get("hf_tokenizer_name"), target.startswith("local-dir:")
+        raise ModelError(
+            f"{name} reads text by the tokenizer {wanted}, which could not be loaded. "
+            + ("" if local else "Load the model once with a connection to the hub, which keeps a copy, or use a local-dir:FOLDER. ")
+            + f"A folder holds it as {' and '.join(TOKENIZER)}, beside the weights. The library said: {error}"
+        ) from error
+
+
+def _transformers_folder(name: str) -> Path | None:
+    """The folder, if the name is that of a transformers folder: by its prefix, or because only that library's files are there."""
+    prefix, _, folder = name.partition(":")
+    found = prefix == "local-dir" and not (Path(folder) / CONFIG).exists() and (Path(folder) / hf_clip.CONFIG).is_file()
+    return Path(folder) if prefix == "hf-dir" or found else None
+
+
+def _from_transformers(name: str, folder: Path) -> tuple[nn.Module, tuple[ImageTransform, ImageTransform], Any, dict[str, Any]]:
+    """open_clip.CLIP with a transformers folder's weights, its preprocessing (for training and not), the tokenizer and model_cfg."""
+    config, preprocessing, weights = hf_clip.read(folder)
+    clip = open_clip.CLIP(**config)
+    try:
+        clip.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelError(f"{name}: {hf_clip.WEIGHTS} does not belong to {hf_clip.CONFIG}: {error}. Copy both anew.") from error
+    open_clip.set_model_preprocess_cfg(clip, preprocessing)
+    values = {key: value for key, value in preprocessing.items() if key not in ("size", "mode")}
+    train, plain = (open_clip.image_transform(preprocessing["size"], is_train=training, **values) for training in (True, False))
+    return clip, (train, plain), open_clip.SimpleTokenizer(context_length=clip.context_length), config
 
 
 def _resolve(name: str) -> tuple[str, str | None, dict[str, Any]]:
@@ -268,3 +350,36 @@ def precision_context(precision: Precision, device: torch.device) -> Iterator[No
         if device.type == "cpu":
             stack.enter_context(sdpa_kernel(SDPBackend.MATH))
         yield
+
+
+def probe_names(limit: int = 200) -> list[str]:
+    """At most `limit` distinct ImageNet class names, spread evenly: a vocabulary to measure agreement with the zero-shot model on.
+
+    Raises:
+        SettingError: a limit below 1.
+
+    Examples:
+        >>> probe_names(3)
+        ['tench', 'Angora rabbit', 'moped']
+    """
+    if limit < 1:
+        raise SettingError(f"{limit} probe names were asked for; ask for 1 or more.")
+    names = list(dict.fromkeys(open_clip.IMAGENET_CLASSNAMES))
+    count = min(limit, len(names))
+    return [names[place * len(names) // count] for place in range(count)]
+
+
+def templates_named(name: str) -> list[str]:
+    """CLIP's prompt templates with `{}` for the class name: "openai80", or the "simple7" of them that were found by search.
+
+    Raises:
+        UnknownNameError: another name.
+
+    Examples:
+        >>> templates_named("simple7")[0]
+        'itap of a {}.'
+    """
+    known = {"openai80": open_clip.OPENAI_IMAGENET_TEMPLATES, "simple7": open_clip.SIMPLE_IMAGENET_TEMPLATES}
+    if name not in known:
+        raise unknown_name("set of templates", name, known)
+    return [template("{}") for template in known[name]]
