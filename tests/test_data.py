@@ -1,7 +1,9 @@
-"""The standard layout, reading images, and the errors that name the file."""
+"""The standard layout, batches of images, and the errors that name the file."""
 
 from __future__ import annotations
 
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from surefoot.data import Budget, Dataset, Images, load, open_dataset, read_image
+from surefoot.data import Budget, Dataset, Images, load, open_dataset
 from surefoot.errors import DataError, MissingDataError, UnknownNameError
 
 Copy = Callable[[], Path]
@@ -44,8 +46,12 @@ def test_fingerprint_sees_pixels_names_and_prompts(copy_of: Copy) -> None:
     assert len({first, second, open_dataset(root).fingerprint()}) == 3
 
 
-def _no_val(root: Path) -> None:
+def _validation(root: Path) -> None:
     (root / "val").rename(root / "validation")
+
+
+def _no_train(root: Path) -> None:
+    (root / "train").rename(root / "pictures")
 
 
 def _foreign_class(root: Path) -> None:
@@ -81,7 +87,8 @@ def _context_without_prompt(root: Path) -> None:
 @pytest.mark.parametrize(
     ("damage", "error", "message"),
     [
-        (_no_val, MissingDataError, "val"),
+        (_validation, DataError, "validation -> val"),
+        (_no_train, MissingDataError, "train/<class>/"),
         (_foreign_class, DataError, "disk"),
         (_empty_split, DataError, "shifts/green"),
         (_one_class, DataError, "at least two"),
@@ -101,34 +108,6 @@ def test_damaged_layout_is_named(copy_of: Copy, damage: Callable[[Path], None], 
 def test_what_is_neither_a_folder_nor_embedded_is_refused() -> None:
     with pytest.raises(MissingDataError, match="iconshift"):
         load("iconshif")
-
-
-@pytest.mark.parametrize(("mode", "value"), [("L", 90), ("P", 3), ("RGBA", (0, 0, 0, 0)), ("CMYK", (0, 0, 0, 0)), ("LA", (0, 0)), ("1", 1)])
-def test_every_mode_becomes_rgb_with_transparency_on_white(tmp_path: Path, mode: str, value: object) -> None:
-    suffix = "tif" if mode == "CMYK" else "png"
-    Image.new(mode, (6, 4), value).save(tmp_path / f"image.{suffix}")
-    image = read_image(tmp_path / f"image.{suffix}")
-    assert (image.mode, image.size) == ("RGB", (6, 4))
-    if mode in ("RGBA", "LA", "CMYK"):
-        assert image.getpixel((0, 0)) == (255, 255, 255)
-
-
-def test_exif_rotation_is_applied(tmp_path: Path) -> None:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    Image.new("RGB", (8, 4)).save(tmp_path / "turned.jpg", exif=exif)
-    assert read_image(tmp_path / "turned.jpg").size == (4, 8)
-
-
-@pytest.mark.parametrize("content", [b"", b"not an image", "truncated"])
-def test_unreadable_image_is_named(tmp_path: Path, content: bytes | str) -> None:
-    path = tmp_path / "broken.png"
-    if content == "truncated":
-        Image.effect_noise((64, 64), 90).save(path)
-        content = path.read_bytes()[:2000]
-    path.write_bytes(content)  # type: ignore[arg-type]
-    with pytest.raises(DataError, match=r"broken\.png"):
-        read_image(path)
 
 
 def test_random_transforms_are_drawn_anew_and_fixed_ones_kept(tiny_data: Dataset) -> None:
@@ -165,16 +144,53 @@ def test_class_without_images_and_unknown_class_name_are_named(copy_of: Copy) ->
         open_dataset(root)
 
 
-def test_sixteen_bit_grey_is_scaled(tmp_path: Path) -> None:
-    import numpy as np
-
-    Image.fromarray(np.full((4, 6), 128 * 257, np.uint16)).save(tmp_path / "deep.png")
-    assert read_image(tmp_path / "deep.png").getpixel((0, 0)) == (128, 128, 128)
-
-
 def test_budget_is_shared(tiny_data: Dataset) -> None:
     budget, paths = Budget(3 * 48), tiny_data.split("test").paths[:2]
     for _ in range(2):
         images = Images(paths, lambda image: torch.zeros(3, 2, 2), budget=budget)
         images.batch([0, 1])
     assert budget.left == 0
+
+
+def _slow_first(image: Image.Image) -> torch.Tensor:
+    """A fixed transform whose first image ends last, and that tells the images apart."""
+    wide = image.width
+    time.sleep(0.05 if wide == 10 else 0)
+    return torch.full((3, 1, 1), float(wide))
+
+
+@pytest.fixture
+def widths(tmp_path: Path) -> list[Path]:
+    """Five files whose images are 10, 11, ... pixels wide."""
+    for wide in range(10, 15):
+        Image.new("RGB", (wide, 9)).save(tmp_path / f"{wide}.png")
+    return sorted(tmp_path.glob("*.png"))
+
+
+@pytest.mark.parametrize("random", [False, True])
+@pytest.mark.parametrize("keep", [0, 1 << 20])
+def test_threads_keep_the_order_of_rows(widths: list[Path], random: bool, keep: int) -> None:
+    images = Images(widths, _slow_first, random=random, budget=Budget(keep), workers=4)
+    for rows in ([0, 3, 1, 0, 4], [2, 0, 0, 3, 1]):  # a row may stand twice
+        assert images.batch(rows).flatten().tolist() == [10.0 + row for row in rows for _ in range(3)]
+
+
+def test_random_transforms_draw_the_same_with_any_number_of_threads(widths: list[Path]) -> None:
+    def draws(workers: int) -> list[float]:
+        def transform(image: Image.Image) -> torch.Tensor:
+            names.add(threading.current_thread().name)
+            return torch.rand(1, 1, 1) + image.width
+
+        torch.manual_seed(5)
+        return Images(widths, transform, random=True, workers=workers).batch([4, 0, 1, 2, 3]).flatten().tolist()
+
+    names: set[str] = set()
+    with torch.random.fork_rng(devices=[]):
+        assert draws(1) == draws(4)
+    assert names == {threading.current_thread().name}
+
+
+def test_unreadable_image_of_a_batch_is_named(widths: list[Path]) -> None:
+    widths[2].write_bytes(b"damaged")
+    with pytest.raises(DataError, match=r"12\.png"):
+        Images(widths, _slow_first, workers=3).batch(range(5))

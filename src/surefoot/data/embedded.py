@@ -10,7 +10,9 @@ import tempfile
 import zipfile
 from pathlib import Path
 
+from surefoot.data import splits
 from surefoot.data.layout import Dataset, open_dataset
+from surefoot.data.manifest import open_manifest
 from surefoot.errors import DataError, MissingDataError, unknown_name
 
 EMBEDDED = Path(__file__).parent.parent / "embedded"
@@ -62,14 +64,28 @@ def unpack(name: str) -> Path:
     return target
 
 
-def load(name_or_folder: str | Path) -> Dataset:
-    """An embedded data set by its name, or a folder in the standard layout.
+def load(name_or_path: str | Path, *, seed: int = 0, val_share: float = splits.VAL_SHARE, test_share: float = splits.TEST_SHARE) -> Dataset:
+    """An embedded data set by its name, a folder in the standard layout, or a manifest; val and test are split off train if missing.
+
+    Args:
+        name_or_path: a name, a folder, or a .csv or .jsonl file.
+        seed: of the splits that are made; given ones do not depend on it.
+        val_share: of each class's distinct training images, if there is no val.
+        test_share: the same for test.
 
     Raises:
-        MissingDataError: neither an embedded name nor a folder.
+        MissingDataError: neither an embedded name nor a folder nor a file.
+        DataError: what it holds is not a data set.
+        SettingError: a share is out of range.
     """
-    if str(name_or_folder) in _manifest():
-        return open_dataset(unpack(str(name_or_folder)))
-    if not Path(name_or_folder).is_dir():
-        raise MissingDataError(f"'{name_or_folder}' is neither a folder nor one of the embedded data sets: {', '.join(names())}.")
-    return open_dataset(Path(name_or_folder))
+    path = Path(name_or_path)
+    if str(name_or_path) in _manifest():
+        found = open_dataset(unpack(str(name_or_path)))
+    elif path.is_file():
+        found = open_manifest(path)
+    elif path.is_dir():
+        found = open_dataset(path)
+    else:
+        known = ", ".join(names())
+        raise MissingDataError(f"'{name_or_path}' is neither a folder nor a manifest nor one of the embedded data sets: {known}.")
+    return splits.complete(found, seed=seed, val_share=val_share, test_share=test_share)

@@ -2,49 +2,141 @@
 
 from __future__ import annotations
 
+import os
+import struct
+import threading
+import warnings
+import zlib
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from surefoot.errors import DataError
 
 KEEP_BYTES = 1 << 30
-_UNREADABLE = (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError)
+MOST_WORKERS = 8
+_ORIENTATION = 0x0112
+_TURN = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_HEIC_BRANDS = frozenset({b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"})
+# What Pillow raises for damaged bytes, in the image or in its EXIF data, depending on where the damage is.
+_DAMAGED = (
+    UnidentifiedImageError, OSError, EOFError, SyntaxError, ValueError, TypeError, AttributeError, LookupError, ArithmeticError,
+    RuntimeError, struct.error, zlib.error,
+)  # fmt: skip
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
+
+
+class _Quiet:
+    """Pillow's warnings about a file are silent while any thread reads one: what cannot be read raises, the rest is fine.
+
+    `warnings.catch_warnings` replaces the filters of the whole process, so threads must not enter and leave it in turns.
+    """
+
+    def __init__(self) -> None:
+        self._lock, self._readers, self._caught = threading.Lock(), 0, warnings.catch_warnings()
+
+    def __enter__(self) -> None:
+        with self._lock:
+            self._readers += 1
+            if self._readers == 1:
+                self._caught = warnings.catch_warnings()
+                self._caught.__enter__()
+                warnings.filterwarnings("ignore", module=r"PIL\.")
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        with self._lock:
+            self._readers -= 1
+            if self._readers == 0:
+                self._caught.__exit__(kind, error, trace)
+
+
+_quiet = _Quiet()
 
 
 def read_image(path: Path) -> Image.Image:
-    """One image as RGB: turned as its EXIF data says, transparent parts on white, 16-bit grey scaled to 8.
+    """One image as RGB, as a viewer would show it.
+
+    Turned as its EXIF data says; transparent parts on white; 16-bit grey scaled to 8; the first frame or page of several. Safe in threads.
 
     Raises:
-        DataError: the file cannot be read as an image.
+        DataError: the file cannot be read as an image, or holds values that have no fixed range.
     """
     try:
-        with Image.open(path) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode.startswith("I"):
-                image = _eight_bits(image)
-            if image.mode == "F":
-                raise DataError(f"{path} holds floating-point values, which have no fixed range. Save it as 8- or 16-bit.")
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                rgba = image.convert("RGBA")
-                white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
-                return Image.alpha_composite(white, rgba).convert("RGB")
-            return image.convert("RGB")
+        with _quiet, Image.open(path) as opened:
+            opened.load()
+            return _rgb(_upright(opened), path)
     except DataError:
         raise
-    except _UNREADABLE as error:
+    except Image.DecompressionBombError as error:
+        raise DataError(f"{path} is too large to be read ({error}). Save it with fewer pixels; models see far fewer.") from error
+    except _DAMAGED as error:
+        if _is_heic(path):
+            raise DataError(f"{path} is a HEIC image, which is not supported. Convert it to JPEG.") from error
         raise DataError(f"{path} cannot be read as an image ({error}). Repair or remove the file.") from error
 
 
-def _eight_bits(image: Image.Image) -> Image.Image:
-    """A 16-bit grey image (Pillow's modes I and I;16) as 8-bit grey."""
+def _upright(image: Image.Image) -> Image.Image:
+    """The image turned as its EXIF data says; as it is if they are damaged."""
+    try:
+        turn = _TURN.get(int(image.getexif().get(_ORIENTATION, 1)))
+    except _DAMAGED:
+        return image
+    return image if turn is None else image.transpose(turn)
+
+
+def _rgb(image: Image.Image, path: Path) -> Image.Image:
+    if image.mode.startswith("I"):
+        return _eight_bits(image, path).convert("RGB")
+    if image.mode.startswith("F"):
+        raise DataError(f"{path} holds floating-point values, which have no fixed range. Save it as 8- or 16-bit.")
+    if image.has_transparency_data:
+        rgba = image.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, (255, 255, 255, 255))
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
+    """A grey image of 16 or 32 bits (Pillow's modes I;16 and I) as 8-bit grey, 65535 becoming white.
+
+    Mode I has no fixed range: values up to 255 are taken as 8-bit, up to 65535 as 16-bit.
+    """
     values = np.asarray(image).astype(np.int64)
-    return Image.fromarray((values // 257 if values.max(initial=0) > 255 else values).clip(0, 255).astype(np.uint8))
+    lowest, highest = values.min(initial=0), values.max(initial=0)
+    if lowest < 0 or highest > 65535:
+        raise DataError(f"{path} holds values from {lowest} to {highest}, which have no fixed range. Save it as 8- or 16-bit.")
+    grey = values if image.mode == "I" and highest <= 255 else (values + 128) // 257
+    if isinstance(transparent := image.info.get("transparency"), int):
+        grey = np.where(values == transparent, 255, grey)
+    return Image.fromarray(grey.astype(np.uint8))
+
+
+def _is_heic(path: Path) -> bool:
+    """Whether the file is a HEIC image, whatever its name: phones' photographs are often renamed to .jpg."""
+    try:
+        with path.open("rb") as file:
+            head = file.read(12)
+    except OSError:
+        return False
+    return head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS
 
 
 @dataclass
@@ -57,20 +149,30 @@ class Budget:
 class Images:
     """The images of some paths, preprocessed on demand.
 
-    Preprocessed images are kept while the budget lasts; decoded ones if the transform is random.
+    Files are read in threads. A fixed transform runs there too; a random one runs in the calling thread, image after image in the order of
+    the rows, so that its draws from torch's generator depend on the seed alone. Preprocessed images are kept while the budget lasts;
+    decoded ones if the transform is random.
 
     Args:
         paths: the files.
         transform: PIL image -> tensor [3, H, W].
         random: whether the transform draws random numbers, so that its results must not be kept.
         budget: what may be kept; its own if none is given.
+        workers: threads that read; as many as there are processors, at most eight, if None.
     """
 
     def __init__(
-        self, paths: Sequence[Path], transform: Callable[[Image.Image], Tensor], *, random: bool = False, budget: Budget | None = None
+        self,
+        paths: Sequence[Path],
+        transform: Callable[[Image.Image], Tensor],
+        *,
+        random: bool = False,
+        budget: Budget | None = None,
+        workers: int | None = None,
     ) -> None:
         self.paths, self._transform, self._random = tuple(paths), transform, random
         self._budget = budget or Budget()
+        self._workers = workers or min(MOST_WORKERS, os.cpu_count() or 1)
         self._decoded: dict[int, Image.Image] = {}
         self._ready: dict[int, Tensor] = {}
 
@@ -79,25 +181,48 @@ class Images:
 
     def batch(self, rows: Sequence[int]) -> Tensor:
         """The preprocessed images of `rows`, [B, 3, H, W]."""
-        return torch.stack([self._one(row) for row in rows])
+        return torch.stack(list(self._drawn(rows) if self._random else self._fixed(rows)))
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """All images in order, [<= size, 3, H, W] each."""
         for start in range(0, len(self), size):
             yield self.batch(range(start, min(start + size, len(self))))
 
-    def _one(self, row: int) -> Tensor:
-        if row in self._ready:
-            return self._ready[row]
-        image = self._decoded[row] if row in self._decoded else read_image(self.paths[row])
-        result = self._transform(image)
-        if self._random:
-            self._keep(self._decoded, row, image, image.width * image.height * 4)
-        else:
-            self._keep(self._ready, row, result, result.numel() * result.element_size())
-        return result
+    def _fixed(self, rows: Sequence[int]) -> Iterator[Tensor]:
+        fresh = [row for row in rows if row not in self._ready]
+        results = _ahead(lambda row: self._transform(read_image(self.paths[row])), fresh, self._workers)
+        for row, is_ready in [(row, row in self._ready) for row in rows]:
+            result = self._ready[row] if is_ready else next(results)
+            if row not in self._ready and self._fits(result.numel() * result.element_size()):
+                self._ready[row] = result
+            yield result
 
-    def _keep(self, store: dict[int, Tensor] | dict[int, Image.Image], row: int, value: Tensor | Image.Image, size: int) -> None:
-        if row not in store and size <= self._budget.left:
-            store[row] = value  # type: ignore[assignment]
-            self._budget.left -= size
+    def _drawn(self, rows: Sequence[int]) -> Iterator[Tensor]:
+        fresh = [row for row in rows if row not in self._decoded]
+        images = _ahead(lambda row: read_image(self.paths[row]), fresh, self._workers)
+        for row, is_decoded in [(row, row in self._decoded) for row in rows]:
+            image = self._decoded[row] if is_decoded else next(images)
+            if row not in self._decoded and self._fits(image.width * image.height * 4):
+                self._decoded[row] = image
+            yield self._transform(image)
+
+    def _fits(self, size: int) -> bool:
+        """Whether that many bytes may be kept; they are taken off the budget then."""
+        fits = size <= self._budget.left
+        self._budget.left -= size if fits else 0
+        return fits
+
+
+def _ahead(work: Callable[[_Item], _Result], items: Sequence[_Item], workers: int) -> Iterator[_Result]:
+    """work(item) of every item in order, computed in threads; at most `workers` results wait, since a photograph fills 50 MB."""
+    if workers < 2 or len(items) < 2:
+        yield from map(work, items)
+        return
+    with ThreadPoolExecutor(min(workers, len(items))) as pool:
+        waiting = deque(pool.submit(work, item) for item in items[:workers])
+        for item in items[workers:]:
+            result = waiting.popleft().result()
+            waiting.append(pool.submit(work, item))
+            yield result
+        while waiting:
+            yield waiting.popleft().result()

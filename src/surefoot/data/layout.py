@@ -3,11 +3,12 @@
     DATA/
     ├── dataset.toml                    optional
     ├── train/<class>/*.jpg             what the model is fine-tuned on
-    ├── val/<class>/*                   ID validation: every choice is made here
-    ├── test/<class>/*                  ID test
+    ├── val/<class>/*                   ID validation: every choice is made here; optional, see below
+    ├── test/<class>/*                  ID test; optional, see below
     ├── shifts/<name>/<class>/*         the same classes (or some of them) under a shift
     └── unseen/<name>/<class>/*         other classes
 
+`surefoot.data.load` splits a missing val or test off train. A folder of nothing but class folders, DATA/<class>/*, is read as train.
 A class is called by its folder's name with `_` read as a space, unless dataset.toml says otherwise:
 
     name = "fruit"
@@ -31,22 +32,39 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from PIL import features
+
+from surefoot.data.digest import digests
 from surefoot.errors import DataError, MissingDataError, SettingError, unknown_name
 from surefoot.prompts import check_template
 
-SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm"})
+_AVIF = {".avif"} if "avif" in features.modules and features.check("avif") else set()
+SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".pgm"} | _AVIF
+)
+HEIC = frozenset({".heic", ".heif"})
+READ = f"Files that are read: {', '.join(sorted(SUFFIXES))}; convert HEIC photographs to JPEG."
+SPLITS = ("train", "val", "test")
 DEFAULT_TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "an image of a {}.", "a {}.")
+_OTHER_NAMES = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
+    "test": "test", "testing": "test", "shift": "shifts", "shifts": "shifts", "unseen": "unseen",
+}  # fmt: skip
 _KEYS = ("name", "id_context", "templates", "contexts", "class_names")
 
 
 @dataclass(frozen=True)
 class Split:
-    """Images of one evaluation or training set: `labels[i]` is the row of image i's class in `class_names`."""
+    """Images of one evaluation or training set: `labels[i]` is the row of image i's class in `class_names`.
+
+    `captions` is empty, or holds one text for each image, "" where there is none.
+    """
 
     name: str
     paths: tuple[Path, ...]
     labels: tuple[int, ...]
     class_names: tuple[str, ...]
+    captions: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -54,7 +72,10 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in the standard layout, its images found but not yet read."""
+    """A data set in the standard layout, its images found but not yet read.
+
+    `notes` are sentences for the report, such as how the splits were made.
+    """
 
     root: Path
     name: str
@@ -63,6 +84,7 @@ class Dataset:
     templates: tuple[str, ...] = DEFAULT_TEMPLATES
     contexts: Mapping[str, str] = field(default_factory=dict)
     id_context: str | None = None
+    notes: tuple[str, ...] = ()
 
     def split(self, name: str) -> Split:
         """The split of that name: train, val, test, shifts/<name> or unseen/<name>."""
@@ -83,62 +105,118 @@ class Dataset:
         context = self.id_context if split in ("train", "val", "test") else split.removeprefix("shifts/")
         return context if context in self.contexts else None
 
+    def written(self, path: Path) -> str:
+        """The path of an image as records and hashes know it: from the root where it lies in it, with `/` on every platform."""
+        return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
+
     def fingerprint(self) -> str:
-        """Sixteen hexadecimal digits over class names, prompts, and every image's path and bytes."""
+        """Sixteen hexadecimal digits over class names, prompts, splits, captions, and every image's path and bytes."""
         total = hashlib.sha256(repr((self.class_names, self.templates, sorted(self.contexts.items()), self.id_context)).encode())
-        total.update(repr([(name, split.class_names, split.labels) for name, split in self.splits.items()]).encode())
-        for path in sorted(path for split in self.splits.values() for path in split.paths):
-            total.update(path.relative_to(self.root).as_posix().encode())
-            total.update(hashlib.sha256(path.read_bytes()).digest())
+        for name, split in sorted(self.splits.items()):
+            images = [(self.written(path), digest) for path, digest in zip(split.paths, digests(split.paths), strict=True)]
+            total.update(repr((name, split.class_names, split.labels, split.captions, images)).encode())
         return total.hexdigest()[:16]
 
 
 def open_dataset(root: Path) -> Dataset:
-    """Find the images of a folder in the standard layout; nothing is decoded.
+    """The images of a folder as it stands; nothing is decoded, and a missing val or test stays missing (`load` splits them off).
 
     Args:
-        root: the folder that holds train/, val/, test/ and optionally shifts/ and unseen/.
+        root: the folder that holds train/<class>/ (and val/, test/, shifts/, unseen/), or the class folders themselves.
 
     Raises:
-        MissingDataError: no such folder, or no train, val or test in it.
-        DataError: an empty split, fewer than two classes, a shift with a class that is not in train, a broken dataset.toml.
+        MissingDataError: no such folder, or no train in it.
+        DataError: an empty split, fewer than two classes, a shift with a class that is not in train, a folder that is named almost like
+            a split, a broken dataset.toml.
     """
     root = Path(root)
     if not root.is_dir():
-        raise MissingDataError(f"There is no folder {root}. Give the folder that holds train/<class>/, val/ and test/.")
-    config = _read_config(root / "dataset.toml")
-    folders = _class_folders(root / "train")
-    if len(folders) < 2:
-        raise DataError(f"{root / 'train'} holds {len(folders)} class folders; classification needs at least two.")
-    names = config.get("class_names", {})
+        raise MissingDataError(f"There is no folder {root}. Give the folder that holds train/<class>/.")
+    config = read_config(root / "dataset.toml")
+    train, folders, notes = _training_folders(root)
     known = tuple(folder.name for folder in folders)
-    called = tuple(names.get(folder, folder.replace("_", " ")) for folder in known)
-    splits: dict[str, Split] = {}
-    for split in ("train", "val", "test", *_children(root, "shifts")):
-        splits[split] = _seen_split(root, split, known, called)
-    for split in _children(root, "unseen"):
-        own = _class_folders(root / split)
-        own_names = tuple(names.get(folder.name, folder.name.replace("_", " ")) for folder in own)
-        splits[split] = _collect(split, [(label, folder) for label, folder in enumerate(own)], own_names)
-    folder_names = {folder.name for split in ("train", *_children(root, "unseen")) for folder in _class_folders(root / split)}
-    for folder in names:
-        if folder not in folder_names:
-            raise unknown_name(f"class folder in [class_names] of {root / 'dataset.toml'}", folder, folder_names)
+    called = tuple(class_name(config, folder) for folder in known)
+    passed_over: list[Path] = []
+    classes = set(known)
+    splits = {"train": _collect("train", list(enumerate(folders)), called, passed_over)}
+    present = set(splits["train"].labels)
     for label, folder in enumerate(folders):
-        if label not in splits["train"].labels:
-            raise DataError(f"{folder} holds no images that can be read. Add some, or remove the folder: {', '.join(sorted(SUFFIXES))}.")
+        if label not in present:
+            raise DataError(f"{folder} holds no images that can be read. Add some, or remove the folder. {READ}")
+    for split in (*(name for name in SPLITS[1:] if (root / name).is_dir()), *_children(root, "shifts")):
+        splits[split] = _seen_split(root, split, known, called, passed_over)
+    for split in _children(root, "unseen"):
+        own = _folders(root / split)
+        classes |= {folder.name for folder in own}
+        splits[split] = _collect(split, list(enumerate(own)), tuple(class_name(config, folder.name) for folder in own), passed_over)
+    check_class_names(root / "dataset.toml", config, classes)
+    beside = [folder.name for folder in _folders(root) if folder.name not in _OTHER_NAMES and (train != root or folder not in folders)]
+    if beside:
+        notes.append(f"Folders in {root} that are no part of the layout were not read: {listed(beside)}.")
+    return dataset_of(root, root.resolve().name, config, called, splits, (*notes, *_passed_over(root, passed_over)))
+
+
+def dataset_of(
+    root: Path, name: str, config: Mapping[str, Any], class_names: tuple[str, ...], splits: Mapping[str, Split], notes: Iterable[str]
+) -> Dataset:
+    """A data set with what its dataset.toml says; `name` is used where that says none."""
     return Dataset(
         root=root,
-        name=config.get("name", root.resolve().name),
-        class_names=called,
+        name=config.get("name", name),
+        class_names=class_names,
         splits=splits,
         templates=tuple(config.get("templates", DEFAULT_TEMPLATES)),
         contexts=dict(config.get("contexts", {})),
         id_context=config.get("id_context"),
+        notes=tuple(notes),
     )
 
 
-def _read_config(path: Path) -> dict[str, Any]:
+def class_name(config: Mapping[str, Any], label: str) -> str:
+    """What a class is called in prompts, from its folder's name or its label in a manifest.
+
+    Examples:
+        >>> class_name({"class_names": {"granny": "granny smith apple"}}, "granny"), class_name({}, "red_delicious")
+        ('granny smith apple', 'red delicious')
+    """
+    return str(config.get("class_names", {}).get(label, label.replace("_", " ")))
+
+
+def check_class_names(path: Path, config: Mapping[str, Any], classes: Iterable[str]) -> None:
+    """Every key of [class_names] is a class.
+
+    Raises:
+        UnknownNameError: one is not.
+    """
+    classes = set(classes)
+    for label in config.get("class_names", {}):
+        if label not in classes:
+            raise unknown_name(f"class in [class_names] of {path}", label, classes)
+
+
+def listed(names: Iterable[object], most: int = 5) -> str:
+    """The first few names, and how many more there are.
+
+    Examples:
+        >>> listed(["a", "b", "c"], most=2)
+        'a, b and 1 more'
+    """
+    every = [str(name) for name in names]
+    return ", ".join(every[:most]) + (f" and {len(every) - most} more" if len(every) > most else "")
+
+
+def split_meant(name: str) -> str | None:
+    """The split that a name such as "Train" or "validation" means, if it means one."""
+    return _OTHER_NAMES.get(name.lower())
+
+
+def read_config(path: Path) -> dict[str, Any]:
+    """The entries of a dataset.toml, checked; none if there is no such file.
+
+    Raises:
+        DataError: it is not TOML, or an entry has not the form that the head of this module shows.
+        UnknownNameError: a key that has no meaning.
+    """
     if not path.is_file():
         return {}
     try:
@@ -177,30 +255,78 @@ def _children(root: Path, kind: str) -> list[str]:
 
 
 def _folders(parent: Path) -> list[Path]:
-    return sorted(child for child in parent.iterdir() if child.is_dir() and not child.name.startswith("."))
+    """The visible folders in a folder, in an order that is the same on every platform."""
+    return sorted((child for child in parent.iterdir() if child.is_dir() and not child.name.startswith(".")), key=lambda f: f.name)
 
 
-def _class_folders(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        raise MissingDataError(f"There is no folder {folder}. The standard layout has train/<class>/, val/<class>/ and test/<class>/.")
-    return _folders(folder)
+def _training_folders(root: Path) -> tuple[Path, list[Path], list[str]]:
+    """Where the class folders of the training images lie, these folders, and what there is to say about it.
+
+    Raises:
+        MissingDataError: there are none.
+        DataError: fewer than two, or a folder that is named almost like a split.
+    """
+    children = _folders(root)
+    for folder in children:
+        meant = split_meant(folder.name)
+        if meant and meant != folder.name:
+            raise DataError(
+                f"{folder} is named almost like the split {meant}. Rename it: {folder.name} -> {meant}"
+                f" (if it is a class, move the class folders into {root / 'train'})."
+            )
+    train, notes = root / "train", []
+    if not any(split_meant(folder.name) for folder in children):
+        with_images = [folder for folder in children if any(_is_image(path, folder) for path in folder.iterdir())]
+        if with_images:
+            train, children = root, with_images
+            notes.append(f"{root} has no train/: its {len(with_images)} folders of images were read as the classes of train.")
+    if not train.is_dir():
+        manifests = sorted(path.name for path in root.iterdir() if path.suffix.lower() in (".csv", ".jsonl"))
+        hint = f" If {manifests[0]} lists the images, give that file instead." if manifests else ""
+        raise MissingDataError(f"There is no folder {train}. Put the images into train/<class>/, one folder for each class.{hint}")
+    folders = children if train == root else _folders(train)
+    if len(folders) < 2:
+        raise DataError(f"{train} holds {len(folders)} class folders; classification needs at least two.")
+    return train, folders, notes
 
 
-def _seen_split(root: Path, split: str, known: tuple[str, ...], called: tuple[str, ...]) -> Split:
+def _seen_split(root: Path, split: str, known: tuple[str, ...], called: tuple[str, ...], passed_over: list[Path]) -> Split:
     place = {name: label for label, name in enumerate(known)}
-    for folder in (folders := _class_folders(root / split)):
+    for folder in (folders := _folders(root / split)):
         if folder.name not in place:
             raise DataError(f"{folder} is a class that train/ does not have. Rename it, or move it to unseen/<name>/.")
-    return _collect(split, [(place[folder.name], folder) for folder in folders], called)
+    return _collect(split, [(place[folder.name], folder) for folder in folders], called, passed_over)
 
 
 def _is_image(path: Path, folder: Path) -> bool:
     """A file with an image's suffix that is not hidden and lies in no hidden folder below `folder`."""
-    return path.suffix.lower() in SUFFIXES and path.is_file() and not any(p.startswith(".") for p in path.relative_to(folder).parts)
+    return path.suffix.lower() in SUFFIXES and _is_visible_file(path, folder)
 
 
-def _collect(split: str, folders: Iterable[tuple[int, Path]], class_names: tuple[str, ...]) -> Split:
-    found = [(path, label) for label, folder in folders for path in sorted(folder.rglob("*")) if _is_image(path, folder)]
+def _is_visible_file(path: Path, folder: Path) -> bool:
+    return path.is_file() and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+
+
+def _collect(split: str, folders: Iterable[tuple[int, Path]], class_names: tuple[str, ...], passed_over: list[Path]) -> Split:
+    """The images below some class folders; files that have no image's suffix are added to `passed_over`."""
+    found: list[tuple[Path, int]] = []
+    for label, folder in folders:
+        for path in sorted(folder.rglob("*"), key=lambda p: p.parts):
+            if _is_image(path, folder):
+                found.append((path, label))
+            elif _is_visible_file(path, folder):
+                passed_over.append(path)
     if not found:
-        raise DataError(f"The split {split} holds no images. Put them into {split}/<class>/; read are {', '.join(sorted(SUFFIXES))}.")
+        raise DataError(f"The split {split} holds no images. Put them into {split}/<class>/. {READ}")
     return Split(split, tuple(path for path, _ in found), tuple(label for _, label in found), class_names)
+
+
+def _passed_over(root: Path, paths: list[Path]) -> list[str]:
+    if not paths:
+        return []
+    example = paths[0].relative_to(root).as_posix()
+    one = len(paths) == 1
+    note = f"{len(paths)} {'file' if one else 'files'} without an image suffix {'was' if one else 'were'} passed over, e.g. {example}."
+    if any(path.suffix.lower() in HEIC for path in paths):
+        note += " HEIC photographs are not supported: convert them to JPEG."
+    return [note]

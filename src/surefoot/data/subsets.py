@@ -1,0 +1,142 @@
+"""Parts of a data set: a few images of each class, the base half of the classes with the new half held out."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+
+from surefoot.data.layout import Dataset, Split
+from surefoot.errors import DataError, SettingError
+
+MAX_FEW_SHOT_VALIDATION = 4
+NEW = "unseen/new"
+
+
+def take(split: Split, rows: Sequence[int]) -> Split:
+    """The split with the images of `rows` only, in their order; labels and captions go with them."""
+    return replace(
+        split,
+        paths=tuple(split.paths[row] for row in rows),
+        labels=tuple(split.labels[row] for row in rows),
+        captions=tuple(split.captions[row] for row in rows) if split.captions else (),
+    )
+
+
+def few_shot(dataset: Dataset, shots: int, *, seed: int) -> Dataset:
+    """The data set with `shots` training images of each class, and min(shots, 4) validation images of each.
+
+    That is the convention of CoOp, which CLIP-CITE follows; test, shifts and unseen classes stay whole. The images are drawn from the
+    given train and val, in each class by the order of a hash of seed, class and file, so that neither the order of files nor another
+    class has a say. What each class gets at 1 shot need not be among what it gets at 2.
+
+    Args:
+        dataset: with train and val.
+        shots: k; the papers use 1, 2, 4, 8 and 16.
+        seed: which draw. Repeat over several and report the mean.
+
+    Raises:
+        SettingError: shots below 1.
+        DataError: a class with too few images.
+
+    References:
+        Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022. Liu et al., Fully Fine-tuned CLIP Models
+        are Efficient Few-Shot Learners (CLIP-CITE).
+    """
+    if shots < 1:
+        raise SettingError(f"shots is {shots}. Give 1 or more; usual are 1, 2, 4, 8 and 16.")
+    wanted = {"train": shots, "val": min(shots, MAX_FEW_SHOT_VALIDATION)}
+    drawn = {name: _draw(dataset, dataset.split(name), number, seed) for name, number in wanted.items()}
+    note = f"{shots}-shot: {shots} training and {wanted['val']} validation images of each class, drawn with seed {seed}."
+    return replace(dataset, splits={**dataset.splits, **drawn}, notes=(*dataset.notes, note))
+
+
+def _draw(dataset: Dataset, split: Split, number: int, seed: int) -> Split:
+    rows: list[int] = []
+    for label, name in enumerate(split.class_names):
+        own = [row for row, other in enumerate(split.labels) if other == label]
+        if len(own) < number:
+            raise DataError(
+                f"{number} images of each class of {split.name} are asked for, and '{name}' has {len(own)}. "
+                "Ask for fewer shots, or add images."
+            )
+        rows += sorted(own, key=lambda row: _ticket(dataset, split, row, seed))[:number]
+    return take(split, sorted(rows))
+
+
+def _ticket(dataset: Dataset, split: Split, row: int, seed: int) -> str:
+    """A hash that orders the images of a class; it holds the place within the data set, so that a moved folder gives the same draw."""
+    place = (split.name, split.class_names[split.labels[row]], dataset.written(split.paths[row]))
+    return hashlib.sha256(repr((seed, *place)).encode()).hexdigest()
+
+
+def base_to_new(dataset: Dataset) -> Dataset:
+    """The first half of the classes to learn, the other half to meet only by name.
+
+    Of K classes the first ceil(K / 2), in the data set's order, are base: train, val, test and the shifts hold them alone, with labels
+    counted anew. The test images of the others become `unseen/new`, among their own names. Both halves are so evaluated as CoCoOp and
+    CLIP-CITE do, each among its own classes.
+
+    Args:
+        dataset: of four classes or more.
+
+    Raises:
+        DataError: fewer than four classes, so that a half would have nothing to choose from; a split without an image of its half;
+            an unseen split that is already called new.
+
+    References:
+        Zhou et al., Conditional Prompt Learning for Vision-Language Models, CVPR 2022, section 4.1.
+    """
+    total = len(dataset.class_names)
+    if total < 4:
+        raise DataError(f"{dataset.root} has {total} classes; base-to-new needs at least four, two to learn and two that are new.")
+    if NEW in dataset.splits:
+        raise DataError(f"{dataset.root} already has a split {NEW}, which base-to-new makes. Rename it.")
+    half = math.ceil(total / 2)
+    base, new = range(half), range(half, total)
+    held_out = replace(only_classes(dataset.split("test"), new), name=NEW)
+    splits: dict[str, Split] = {}
+    notes = [f"Base-to-new: the first {half} of {total} classes are learned, the test images of the other {total - half} are {NEW}."]
+    for name, split in dataset.splits.items():
+        part = split if name.startswith("unseen/") else only_classes(split, base)
+        if part.paths:
+            splits[name] = part
+        elif name.startswith("shifts/"):
+            notes.append(f"{name} holds no image of the base classes and was left out.")
+        else:
+            raise DataError(f"{name} holds no image of the first {half} classes. Base-to-new needs some there.")
+    if not held_out.paths:
+        raise DataError(f"test holds no image of the last {total - half} classes. Base-to-new needs some there.")
+    return replace(dataset, class_names=dataset.class_names[:half], splits={**splits, NEW: held_out}, notes=(*dataset.notes, *notes))
+
+
+def only_classes(split: Split, classes: Sequence[int]) -> Split:
+    """The images of some classes, labels counted anew in the order of `classes`.
+
+    Args:
+        split: any.
+        classes: labels of the split.
+    """
+    place = {label: number for number, label in enumerate(classes)}
+    part = take(split, [row for row, label in enumerate(split.labels) if label in place])
+    return replace(
+        part, labels=tuple(place[label] for label in part.labels), class_names=tuple(split.class_names[label] for label in classes)
+    )
+
+
+def whole(dataset: Dataset) -> Dataset:
+    """The data set with train, val and test together as its test split, for judging a model that was trained on none of them.
+
+    Train and val stay what they are, so that the data set is complete; no choice may be made on it any more.
+    """
+    parts = [dataset.split(name) for name in ("train", "val", "test")]
+    captions = tuple(caption for part in parts for caption in (part.captions or ("",) * len(part)))
+    joined = replace(
+        dataset.split("test"),
+        paths=tuple(path for part in parts for path in part.paths),
+        labels=tuple(label for part in parts for label in part.labels),
+        captions=captions if any(captions) else (),
+    )
+    note = f"Judged on all {len(joined)} images of train, val and test together."
+    return replace(dataset, splits={**dataset.splits, "test": joined}, notes=(*dataset.notes, note))
