@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, Literal
 
@@ -15,27 +16,74 @@ from surefoot.heads import LinearHead
 from surefoot.model import ImageTextModel
 
 GROUPS = ("visual", "text", "logit_scale", "logit_bias", "head")
+_RANGE = re.compile(r"(visual|text)\[-?\d*(:-?\d*)?\]")
+
+
+def group_of(spec: str) -> str:
+    """The parameter group of an entry of `trains`: "visual" for "visual" and for "visual[-3:]".
+
+    Raises:
+        UnknownNameError: no such group.
+        SettingError: brackets that are no range of blocks.
+
+    Examples:
+        >>> group_of("visual[-3:]"), group_of("head")
+        ('visual', 'head')
+    """
+    group, bracket, _ = spec.partition("[")
+    if group not in GROUPS:
+        raise unknown_name("parameter group", group, GROUPS)
+    if bracket and not _RANGE.fullmatch(spec):
+        raise SettingError(f"'{spec}' is no range of blocks. Write visual[:9], visual[-3:] or text[4:8].")
+    return group
 
 
 @dataclass(frozen=True)
 class Batch:
-    """One batch: image [B, 3, H, W], label [B] (class ids), text {field: [B] rows of `tokens`}, tokens [T, L] of the distinct texts."""
+    """One batch: image [B, 3, H, W], label [B] (class ids), text {field: [N] rows of `tokens`}, tokens [T, L] of the distinct texts.
 
-    image: Tensor
+    `feature` [B, D] stands in for `image` where the image tower is frozen: f(x), l2-normalised, computed once for all epochs.
+    """
+
+    image: Tensor | None
     label: Tensor
     text: Mapping[str, Tensor]
     tokens: Tensor
+    feature: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Moved:
+    """The parameters that a stage trains, by group, and the pre-trained values of those that belong to the model."""
+
+    now: Mapping[str, Sequence[Tensor]]
+    start: Mapping[str, Sequence[Tensor]]
 
 
 class Forward:
-    """Encodings of one batch, computed when a term first asks for them, so that each tower runs once however many terms ask."""
+    """Encodings of one batch, computed when a term first asks for them, so that each tower runs once however many terms ask.
 
-    def __init__(self, model: ImageTextModel, head: LinearHead | None, batch: Batch) -> None:
+    Args:
+        model: both towers.
+        head: the trained linear head, if the stage has one.
+        batch: images, labels and texts.
+        moved: the trained parameters and where they started, for terms that look at weights.
+        log_prior: [K] logarithms of the training classes' shares, for logit adjustment.
+    """
+
+    def __init__(
+        self, model: ImageTextModel, head: LinearHead | None, batch: Batch, moved: Moved | None = None, log_prior: Tensor | None = None
+    ) -> None:
         self._model, self._head, self.batch = model, head, batch
+        self.moved = moved or Moved({}, {})
+        self._log_prior = log_prior
 
     @cached_property
     def image(self) -> Tensor:
         """f(x) [B, D], l2-normalised."""
+        if self.batch.feature is not None:
+            return self.batch.feature
+        assert self.batch.image is not None, "a batch holds images or their features"
         return self._model.encode_image(self.batch.image)
 
     @cached_property
@@ -46,7 +94,7 @@ class Forward:
         return dict(zip(self.batch.text, torch.split(features, [len(r) for r in self.batch.text.values()]), strict=True))
 
     def text(self, name: str) -> Tensor:
-        """g(t) [B, D], l2-normalised, of the text field `name`; all fields of a batch are encoded together, each distinct text once."""
+        """g(t) [N, D], l2-normalised, of the text field `name`; all fields of a batch are encoded together, each distinct text once."""
         return self._texts[name]
 
     @property
@@ -59,24 +107,45 @@ class Forward:
         """exp(logit_scale), a scalar."""
         return self._model.scale
 
+    @property
+    def bias(self) -> Tensor | None:
+        """logit_bias, a scalar, of models that were pre-trained with the sigmoid loss; None for all others."""
+        return self._model.logit_bias
+
+    @property
+    def head(self) -> LinearHead:
+        """The trained linear head."""
+        assert self._head is not None, "a stage whose terms ask for the head has one"
+        return self._head
+
+    @property
+    def log_prior(self) -> Tensor:
+        """log of the share of every class among the training images [K]."""
+        assert self._log_prior is not None, "the loop gives the prior to every stage"
+        return self._log_prior
+
     @cached_property
     def logits(self) -> Tensor:
         """The head's logits [B, K]."""
-        assert self._head is not None, "a stage whose terms ask for logits has a head"
-        return self._head(self.image)  # type: ignore[no-any-return]
+        return self.head(self.image)  # type: ignore[no-any-return]
 
 
 @dataclass(frozen=True)
 class Term:
-    """One named part of a loss: `function` maps a Forward to a scalar; `needs` are the batch fields it reads."""
+    """One named part of a loss.
+
+    `function` maps a Forward to a scalar; `needs` are the batch fields it reads, and "start" if it compares with the pre-trained weights;
+    `penalises` are the parameter groups that it pulls, which therefore get no weight decay.
+    """
 
     name: str
     function: Callable[[Forward], Tensor]
     needs: frozenset[str]
     weight: float = 1.0
+    penalises: frozenset[str] = frozenset()
 
     def __rmul__(self, factor: float) -> Term:
-        return Term(self.name, self.function, self.needs, factor * self.weight)
+        return replace(self, weight=factor * self.weight)
 
     def __add__(self, other: Term | Objective) -> Objective:
         return Objective((self,)) + other
@@ -101,6 +170,11 @@ class Objective:
         """All batch fields that the terms read."""
         return frozenset().union(*(term.needs for term in self.terms))
 
+    @property
+    def penalises(self) -> frozenset[str]:
+        """All parameter groups that a term of non-zero weight pulls."""
+        return frozenset().union(*(term.penalises for term in self.terms if term.weight))
+
     def values(self, forward: Forward) -> dict[str, Tensor]:
         """{term: its unweighted value}."""
         return {term.name: term.function(forward) for term in self.terms if term.weight}
@@ -111,20 +185,52 @@ class Objective:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage:
-    """One phase of training: what is minimised, which parameter groups move, and what the head starts from.
+class Adapter:
+    """LoRA: the towers that a stage trains move by low-rank updates only, folded into the weights when the stage ends.
 
-    `head`: "zero_shot" (text prompts), "keep" (the stage before), "from_text" (no trained head: rebuilt from the live text tower).
+    Attributes:
+        rank: r of W = W_0 + (alpha / r) B A.
+        alpha: its numerator; the rank itself if None.
+    """
+
+    rank: int
+    alpha: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """One phase of training: what is minimised, which parameters move, and what the head starts from.
+
+    Attributes:
+        objective: the loss.
+        trains: parameter groups, or ranges of their blocks such as "visual[-3:]".
+        head: "zero_shot" (text prompts), "random", "keep" (the stage before), "from_text" (no trained head: the live text tower's).
+        adapter: low-rank updates instead of the whole towers.
+        candidates: {name: objective}, tried one after the other from the same start; ID validation keeps the first (the most regularised)
+            within one standard error of the best. `objective` is not used then.
+        training: training settings that differ in this stage, such as the learning rate of a head alone.
     """
 
     objective: Objective
     trains: tuple[str, ...]
-    head: Literal["zero_shot", "keep", "from_text"]
+    head: Literal["zero_shot", "random", "keep", "from_text"]
+    adapter: Adapter | None = None
+    candidates: Mapping[str, Objective] = field(default_factory=dict)
+    training: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        for group in self.trains:
-            if group not in GROUPS:
-                raise unknown_name("parameter group", group, GROUPS)
+        for spec in self.trains:
+            group_of(spec)
+
+    @property
+    def groups(self) -> frozenset[str]:
+        """The parameter groups that move, ranges without their brackets."""
+        return frozenset(group_of(spec) for spec in self.trains)
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """All batch fields that any of its objectives reads."""
+        return self.objective.needs.union(*(objective.needs for objective in self.candidates.values()))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,4 +248,4 @@ class Method:
     @property
     def trains(self) -> frozenset[str]:
         """Every parameter group that any stage moves."""
-        return frozenset().union(*(stage.trains for stage in self.stages))
+        return frozenset().union(*(stage.groups for stage in self.stages))

@@ -1,0 +1,351 @@
+"""The only training loop and the only optimizer step."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from surefoot import adapters
+from surefoot.data.images import Budget, Images
+from surefoot.data.layout import Dataset
+from surefoot.errors import SettingError, TrainingError
+from surefoot.heads import LinearHead
+from surefoot.metrics import Score
+from surefoot.model import ImageTextModel
+from surefoot.objective import Batch, Forward, Method, Moved, Objective, Stage, group_of
+from surefoot.train import checkpoint
+from surefoot.train.batches import SUPPLIED, batches, seed_dropout
+from surefoot.train.checkpoint import Progress
+from surefoot.train.keep import Keeper
+from surefoot.train.parameters import Moving, optimizer_groups, select, train_mode
+from surefoot.train.settings import Step, Training, settings_of
+from surefoot.train.state import State, pack, part, start_state, text_head
+from surefoot.train.validate import Validation, encode_all
+
+CHECKPOINT_SECONDS = 120.0
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A finished run.
+
+    Attributes:
+        state: all weights, `model.` and `head.`.
+        history: {"stage", "epoch", "loss", "val"} for each validated epoch.
+        kept_epoch: of the last stage, counted from 1; 0 if the method trains nothing.
+        choices: what ID validation chose on the way, such as LP's l2.
+        num_steps: optimizer steps taken, those on cached features included.
+        seconds: spent on training, validation included.
+    """
+
+    state: State
+    history: Sequence[Mapping[str, float]]
+    kept_epoch: int
+    choices: Mapping[str, Any]
+    num_steps: int
+    seconds: float
+
+
+def preflight(method: Method, model: ImageTextModel, dataset: Dataset, training: Training) -> None:
+    """Compare what a method needs with what model and data have; all problems at once, before anything is computed.
+
+    Raises:
+        SettingError: the list of problems.
+    """
+    groups, problems = {*model.groups(), "head", "logit_bias"}, []
+    for stage in method.stages:
+        problems += [f"it trains '{spec}', which {model.name} does not have" for spec in stage.trains if group_of(spec) not in groups]
+        problems += [f"it needs '{need}', which {dataset.name} does not supply" for need in sorted(stage.needs - SUPPLIED)]
+        try:
+            for spec in stage.trains:
+                if "[" in spec:
+                    model.layer_names(spec)
+        except SettingError as error:
+            problems.append(str(error))
+    if not dataset.split("val").paths:
+        problems.append("there are no validation images, by which epochs are chosen")
+    if problems:
+        raise SettingError(f"{method.name} cannot run: " + "; ".join(problems) + ".")
+
+
+def fit(
+    method: Method,
+    model: ImageTextModel,
+    dataset: Dataset,
+    training: Training,
+    *,
+    start: Mapping[str, Tensor] | None = None,
+    images: Images | None = None,
+    budget: Budget | None = None,
+    on_step: Callable[[Step], None] | None = None,
+    resume: Path | None = None,
+    checkpoint_seconds: float = CHECKPOINT_SECONDS,
+) -> Fitted:
+    """Train `method` from the model's current weights; leaves the model as it ends.
+
+    Args:
+        method: what to minimise and what moves.
+        model: the pre-trained model; changed in place.
+        dataset: its train and val splits, class names and templates are used, nothing else.
+        training: length, rates and seed.
+        start: theta_0 as `start_state` gives it, if it is known already.
+        images: the train images, if they are read already.
+        budget: how many bytes of images may be kept in memory.
+        on_step: called after every step.
+        resume: a checkpoint file, written now and then; a run of the same settings that stands there goes on, to bit-identical weights.
+        checkpoint_seconds: the least time between two checkpoints.
+
+    Raises:
+        SettingError: method, model, data and settings do not fit.
+        TrainingError: the loss is not finite, or a checkpoint cannot be written.
+    """
+    preflight(method, model, dataset, training)
+    return _Run(method, model, dataset, training, start, images, budget, on_step, resume, checkpoint_seconds).fit()
+
+
+class _Run:
+    """One call of `fit`: its head, its progress, its checkpoint."""
+
+    def __init__(
+        self,
+        method: Method,
+        model: ImageTextModel,
+        dataset: Dataset,
+        training: Training,
+        start: Mapping[str, Tensor] | None,
+        images: Images | None,
+        budget: Budget | None,
+        on_step: Callable[[Step], None] | None,
+        path: Path | None,
+        checkpoint_seconds: float,
+    ) -> None:
+        self.method, self.model, self.dataset, self.training = method, model, dataset, training
+        self.device = next(model.parameters()).device
+        self.start = dict(start) if start is not None else start_state(model, dataset)
+        self.head = LinearHead(torch.zeros_like(self.start["head.weight"]), 1.0)
+        self.head.load_state_dict(part(self.start, "head"))
+        self.head.to(self.device)
+        self.train_paths = dataset.split("train").paths
+        self.images = images or Images(self.train_paths, model.preprocess_train, random=True, budget=budget)
+        self.plain_images = Images(self.train_paths, model.preprocess, budget=Budget(0))  # read once
+        self.validation = Validation(model, dataset, training.select_by, budget)
+        count = torch.bincount(torch.tensor(dataset.split("train").labels), minlength=len(dataset.class_names))
+        self.log_prior = (count.clamp(min=1) / count.sum()).log().to(self.device)
+        self.on_step, self.path, self.checkpoint_seconds = on_step, path, checkpoint_seconds
+        self.identity = self.identify() if path else ""
+        self.total = sum(self.stage_training(s).num_steps(len(self.images)) * max(1, len(s.candidates)) for s in method.stages)
+        self.progress, self.saved = Progress(), dict[str, Tensor]()
+        self.keeper, self.written, self.has_checkpoint = Keeper(training.keep), time.monotonic(), False
+
+    def identify(self) -> str:
+        """All that determines the run: settings, what the stages do, seed, data, and the weights it starts from."""
+        stages = [
+            (stage.trains, stage.head, stage.adapter, sorted(stage.training.items()), name, [(t.name, t.weight) for t in tried.terms])
+            for stage in self.method.stages
+            for name, tried in (stage.candidates or {"": stage.objective}).items()
+        ]
+        weights = hashlib.sha256()
+        for name, tensor in sorted(self.start.items()):
+            weights.update(name.encode())
+            weights.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        settings = sorted(settings_of(self.method, self.training, self.model).items())
+        return repr((settings, stages, self.training.seed, self.dataset.fingerprint(), weights.hexdigest()))
+
+    def fit(self) -> Fitted:
+        if self.path and (found := checkpoint.load(self.path, self.identity)):
+            self.progress, self.saved = found
+            self.has_checkpoint = True
+        self.began = time.monotonic() - self.progress.seconds
+        with torch.random.fork_rng(devices=[]):
+            for number, stage in enumerate(self.method.stages):
+                if number >= self.progress.stage:
+                    self.run_stage(number, stage)
+        head = text_head(self.model, self.dataset) if self.method.predict == "text" else self.head
+        state = pack(self.model, head)
+        if bad := [name for name, tensor in state.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]:
+            raise TrainingError(f"{bad[0]} is not finite after the last step. Lower the learning rate ({self.training.learning_rate}).")
+        progress, kept_epoch = self.progress, self.keeper.epoch if self.method.stages else 0
+        return Fitted(state, progress.history, kept_epoch, progress.choices, progress.done, time.monotonic() - self.began)
+
+    def stage_training(self, stage: Stage) -> Training:
+        return replace(self.training, **stage.training)
+
+    def run_stage(self, number: int, stage: Stage) -> None:
+        resumed = bool(self.saved) and self.progress.stage == number
+        if resumed:
+            self.head.load_state_dict({name: self.saved[f"head.{name}"] for name in ("weight", "bias")})
+        else:
+            self.progress.stage, self.progress.step, self.progress.scores, self.progress.epoch_losses = number, 0, {}, []
+            self.start_head(stage)
+        try:
+            if not stage.groups & {"visual", "text"}:
+                self.run_cached(stage)
+            else:
+                moving = select(stage, self.model, self.head, seed=self.training.seed)
+                self.minimise(stage, stage.objective, moving, self.images, resumed=resumed)
+        finally:
+            adapters.fold(self.model.clip)
+            self.model.zero_grad(set_to_none=True)
+            self.model.eval()
+
+    def start_head(self, stage: Stage) -> None:
+        if stage.head == "zero_shot":
+            self.head.load_state_dict(part(self.start, "head"))
+        elif stage.head == "random":
+            generator = torch.Generator().manual_seed(self.training.seed)
+            direction = F.normalize(torch.randn(self.head.weight.shape, generator=generator), dim=-1)
+            length = self.start["head.weight"].norm(dim=-1, keepdim=True).mean()
+            self.head.load_state_dict({"weight": length * direction, "bias": torch.zeros(len(direction))})
+
+    def run_cached(self, stage: Stage) -> None:
+        """A stage that moves no tower: features once, then every candidate from the same start; ID validation keeps one."""
+        features = {"train": encode_all(self.model, self.plain_images), "val": self.validation.features()}
+        moving, start = select(stage, self.model, self.head), {k: v.clone() for k, v in self.head.state_dict().items()}
+        tried: list[tuple[str, Score, dict[str, Tensor], list[dict[str, float]], Keeper]] = []
+        before = self.progress.history
+        for name, objective in (stage.candidates or {"": stage.objective}).items():
+            self.head.load_state_dict(start)
+            self.progress.step, self.progress.scores, self.progress.epoch_losses, self.progress.history = 0, {}, [], list(before)
+            self.minimise(stage, objective, moving, features["train"], val_features=features["val"])
+            score = self.validation.score(self.head, features["val"])
+            tried.append((name, score, {k: v.clone() for k, v in self.head.state_dict().items()}, self.progress.history, self.keeper))
+        best = max((score for _, score, *_ in tried), key=lambda score: score.value)
+        name, _, weights, self.progress.history, self.keeper = next(one for one in tried if one[1].value >= best.value - best.error)
+        self.head.load_state_dict(weights)
+        if stage.candidates:
+            self.progress.choices[f"stage {self.progress.stage + 1}"] = name
+
+    def minimise(
+        self,
+        stage: Stage,
+        objective: Objective,
+        moving: Moving,
+        source: Images | Tensor,
+        *,
+        resumed: bool = False,
+        val_features: Tensor | None = None,
+    ) -> None:
+        """Steps of one objective, with ID validation after each epoch and the weights of the kept epoch at the end."""
+        training, cached = self.stage_training(stage), isinstance(source, Tensor)
+        optimizer = torch.optim.AdamW(optimizer_groups(moving, objective.penalises, training.weight_decay), lr=training.learning_rate)
+        self.keeper = Keeper(training.keep)
+        moved = self.moved(stage, moving)
+        if resumed:
+            self.put_back(moving, optimizer)
+        total, per_epoch = training.num_steps(len(self.train_paths)), training.per_epoch(len(self.train_paths))
+        train_mode(self.model)
+        needs = stage.needs
+        for batch in batches(self.dataset, source, self.model, training, needs=needs, begin=self.progress.step):
+            self.set_rate(optimizer, training, total)
+            loss = self.step(objective, Forward(self.model, self.head, batch, moved, self.log_prior), optimizer, moving, training)
+            self.tell(loss, batch, cached)
+            if self.progress.step % per_epoch == 0 or self.progress.step == total:
+                self.end_epoch(moving, val_features, -(-self.progress.step // per_epoch))
+            if self.path and not cached and time.monotonic() - self.written >= self.checkpoint_seconds:
+                self.save(moving, optimizer)
+        if self.keeper.rule != "last":
+            put(moving.named, self.keeper.weights[self.keeper.epoch])
+        self.model.eval()
+
+    def moved(self, stage: Stage, moving: Moving) -> Moved:
+        now = {group: list(parameters.values()) for group, parameters in moving.groups.items()}
+        if "start" not in stage.needs:
+            return Moved(now, {})
+        known = {group: parameters for group, parameters in moving.groups.items() if group != "head"}
+        return Moved(now, {group: [self.start[name].to(self.device) for name in parameters] for group, parameters in known.items()})
+
+    def set_rate(self, optimizer: torch.optim.Optimizer, training: Training, total: int) -> None:
+        rate = training.learning_rate * schedule(self.progress.step, total, round(training.warmup_share * total))
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        # dropout inside the towers draws from the global generator; a seed for each step lets a run go on in the middle
+        seed_dropout(self.training.seed * 1_000_003 + self.progress.stage * 100_003 + self.progress.step, self.device)
+
+    def step(self, objective: Objective, forward: Forward, optimizer: torch.optim.Optimizer, moving: Moving, training: Training) -> float:
+        loss = objective.total(objective.values(forward))
+        if not math.isfinite(value := loss.item()):
+            kept = f" The last good checkpoint is {self.path}." if self.has_checkpoint else ""
+            raise TrainingError(
+                f"The loss is {value} at step {self.progress.step + 1}. "
+                f"Lower the learning rate ({training.learning_rate}), or set precision to fp32.{kept}"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if training.clip_norm is not None:
+            torch.nn.utils.clip_grad_norm_(list(moving.named.values()), training.clip_norm)
+        optimizer.step()
+        return value
+
+    def tell(self, loss: float, batch: Batch, cached: bool) -> None:
+        progress = self.progress
+        progress.step, progress.done = progress.step + 1, progress.done + 1
+        progress.epoch_losses.append(loss)
+        progress.seconds = time.monotonic() - self.began
+        if self.on_step:
+            self.on_step(Step(progress.done, self.total, loss, progress.seconds, len(batch.label), cached))
+
+    def end_epoch(self, moving: Moving, val_features: Tensor | None, epoch: int) -> None:
+        features = self.validation.features() if val_features is None else val_features
+        self.model.eval()
+        answering = text_head(self.model, self.dataset).to(self.device) if self.method.predict == "text" else self.head
+        score = self.validation.score(answering, features)
+        train_mode(self.model)
+        self.keeper.see(epoch, score, lambda: {name: p.detach().cpu().clone() for name, p in moving.named.items()})
+        losses, self.progress.epoch_losses = self.progress.epoch_losses, []
+        row = {"stage": self.progress.stage + 1, "epoch": epoch, "loss": sum(losses) / len(losses), "val": score.value}
+        self.progress.history.append(row)
+        self.progress.scores[epoch] = (score.value, score.error)
+
+    def save(self, moving: Moving, optimizer: torch.optim.Optimizer) -> None:
+        assert self.path is not None
+        tensors = {name: parameter.detach() for name, parameter in moving.named.items()}
+        tensors |= {f"head.{name}": tensor for name, tensor in self.head.state_dict().items()}
+        for name, parameter in moving.named.items():
+            tensors |= {f"adam.{key}.{name}": value for key, value in optimizer.state[parameter].items()}
+        for epoch, weights in self.keeper.weights.items():
+            tensors |= {f"kept.{epoch}.{name}": tensor for name, tensor in weights.items()}
+        checkpoint.save(self.path, self.identity, self.progress, tensors)
+        self.written, self.has_checkpoint = time.monotonic(), True
+
+    def put_back(self, moving: Moving, optimizer: torch.optim.Optimizer) -> None:
+        """Parameters, moments and kept epochs of the checkpoint."""
+        put(moving.named, self.saved)
+        for name, parameter in moving.named.items():
+            moments = {
+                key: self.saved[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"adam.{key}.{name}" in self.saved
+            }
+            if moments:
+                optimizer.state[parameter] = {key: t.clone() if key == "step" else t.to(parameter.device) for key, t in moments.items()}
+        self.keeper.scores = {epoch: Score(*score) for epoch, score in self.progress.scores.items()}
+        for name, tensor in part(self.saved, "kept").items():
+            epoch, _, parameter_name = name.partition(".")
+            self.keeper.weights.setdefault(int(epoch), {})[parameter_name] = tensor
+        self.saved = {}
+
+
+def put(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Copy values into the parameters of the same names."""
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(values[name])
+
+
+def schedule(step: int, total: int, warmup: int) -> float:
+    """The learning rate at `step`, as a share of its peak: a linear climb over `warmup` steps, then a cosine to zero.
+
+    Examples:
+        >>> [round(schedule(step, 8, 2), 2) for step in (0, 1, 2, 5, 8)]
+        [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))

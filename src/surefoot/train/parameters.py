@@ -1,0 +1,77 @@
+"""Which parameters a stage moves: its groups, ranges of their blocks, or low-rank updates beside them; everything else is frozen."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from surefoot import adapters
+from surefoot.heads import LinearHead
+from surefoot.model import ImageTextModel
+from surefoot.objective import Stage, group_of
+
+TOWERS = frozenset({"visual", "text"})
+
+
+@dataclass(frozen=True)
+class Moving:
+    """{group: {name: parameter}} of what a stage trains; names as in `state`, under `model.` and `head.`."""
+
+    groups: Mapping[str, Mapping[str, nn.Parameter]]
+
+    @property
+    def named(self) -> dict[str, nn.Parameter]:
+        """All of them, in a fixed order."""
+        return {name: parameter for group in self.groups.values() for name, parameter in group.items()}
+
+
+def select(stage: Stage, model: ImageTextModel, head: LinearHead, *, seed: int = 0) -> Moving:
+    """Let what the stage trains require gradients, and freeze all other parameters.
+
+    Args:
+        stage: its `trains` are groups or ranges of blocks; groups that the model does not have (a logit bias) are left out.
+        model: with an adapter its towers get low-rank updates, to be folded in by `adapters.fold` when the stage ends.
+        head: trained if the stage says so.
+        seed: of the adapter's random factor.
+
+    Raises:
+        SettingError: a range that names no block of this model, or an adapter that fits no weight.
+    """
+    for parameter in [*model.parameters(), *head.parameters()]:
+        parameter.requires_grad_(False)
+    present = dict(model.clip.named_parameters())
+    groups: dict[str, dict[str, nn.Parameter]] = {}
+    for spec in (spec for spec in stage.trains if group_of(spec) in (*model.groups(), "head")):
+        group = group_of(spec)
+        if group == "head":
+            found = {f"head.{name}": parameter for name, parameter in head.named_parameters()}
+        elif stage.adapter and group in TOWERS:
+            alpha, rank = stage.adapter.alpha, stage.adapter.rank
+            updates = adapters.attach(model.clip, model.layer_names(spec), rank=rank, alpha=alpha, seed=seed)
+            found = {f"model.{name}": parameter for name, parameter in updates.items()}
+        else:
+            found = {f"model.{name}": present[name] for name in model.layer_names(spec)}
+        groups[group] = {**groups.get(group, {}), **found}
+    for parameters in groups.values():
+        for parameter in parameters.values():
+            parameter.requires_grad_(True)
+    return Moving(groups)
+
+
+def optimizer_groups(moving: Moving, penalised: frozenset[str], weight_decay: float) -> list[dict[str, object]]:
+    """AdamW's groups: weight decay on every trained parameter, except on those that a term of the objective penalises."""
+    free = [p for group, parameters in moving.groups.items() if group not in penalised for p in parameters.values()]
+    pulled = [p for group, parameters in moving.groups.items() if group in penalised for p in parameters.values()]
+    groups = [{"params": free, "weight_decay": weight_decay}, {"params": pulled, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+def train_mode(model: ImageTextModel) -> None:
+    """Training mode, except BatchNorm: its running statistics stay the pre-trained ones, since interpolating moved ones is wrong."""
+    model.train()
+    for module in model.modules():
+        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+            module.eval()

@@ -1,0 +1,104 @@
+"""How long and how fast training goes, and what its loop tells."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Literal, get_args
+
+from surefoot.errors import SettingError
+from surefoot.model import ImageTextModel
+from surefoot.objective import Method
+
+Sampling = Literal["shuffled", "balanced"]
+SelectBy = Literal["accuracy", "mean_per_class", "macro_f1"]
+Keep = Literal["best", "one_standard_error", "last"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """AdamW, linear warm-up, cosine to zero; ID validation after every epoch.
+
+    Attributes:
+        epochs: passes over the training images.
+        steps: length in steps instead, as DomainBed counts; None for epochs.
+        batch_size: images a step, or all training images where there are fewer; the last, smaller batch of an epoch is dropped.
+        learning_rate: peak of the schedule.
+        weight_decay: on every trained parameter, logit_scale included, as in the released codes, except those that a term penalises.
+        warmup_share: part of all steps that the learning rate climbs.
+        clip_norm: largest gradient norm, or None for no clipping (WiSE-FT's release clips at 1.0, FLYP's does not clip).
+        sampling: "shuffled" passes, or "balanced": every image of an epoch drawn with replacement, all classes alike.
+        select_by: what ID validation measures, for the kept epoch and for alpha: top-1 "accuracy", "mean_per_class" or "macro_f1".
+        keep: which epoch's weights: the "best" on ID validation (the first of equals), the first within "one_standard_error" of the best,
+            or the "last".
+        seed: of the order, the crops, the prompts drawn and a random head.
+    """
+
+    epochs: int = 10
+    steps: int | None = None
+    batch_size: int = 128
+    learning_rate: float = 1e-5
+    weight_decay: float = 0.1
+    warmup_share: float = 0.1
+    clip_norm: float | None = None
+    sampling: Sampling = "shuffled"
+    select_by: SelectBy = "accuracy"
+    keep: Keep = "best"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        wrong = [
+            f"{name} is {value}; it must be {rule}"
+            for name, value, rule, good in (
+                ("epochs", self.epochs, "1 or more", self.epochs >= 1),
+                ("steps", self.steps, "1 or more, or none", self.steps is None or self.steps >= 1),
+                ("batch_size", self.batch_size, "2 or more", self.batch_size >= 2),
+                ("learning_rate", self.learning_rate, "above 0", self.learning_rate > 0),
+                ("weight_decay", self.weight_decay, "0 or more", self.weight_decay >= 0),
+                ("warmup_share", self.warmup_share, "in 0..1", 0 <= self.warmup_share <= 1),
+                ("clip_norm", self.clip_norm, "above 0, or none", self.clip_norm is None or self.clip_norm > 0),
+                ("sampling", self.sampling, _one_of(Sampling), self.sampling in get_args(Sampling)),
+                ("select_by", self.select_by, _one_of(SelectBy), self.select_by in get_args(SelectBy)),
+                ("keep", self.keep, _one_of(Keep), self.keep in get_args(Keep)),
+            )
+            if not good
+        ]
+        if wrong:
+            raise SettingError("Settings out of range: " + "; ".join(wrong) + ".")
+
+    def per_epoch(self, num_images: int) -> int:
+        """Steps in one pass over `num_images` training images.
+
+        Examples:
+            >>> Training(batch_size=32).per_epoch(100), Training(batch_size=32).per_epoch(7)
+            (3, 1)
+        """
+        return num_images // min(self.batch_size, num_images)
+
+    def num_steps(self, num_images: int) -> int:
+        """All steps on `num_images` training images."""
+        return self.steps if self.steps is not None else self.epochs * self.per_epoch(num_images)
+
+
+@dataclass(frozen=True)
+class Step:
+    """What the loop tells after every step: its number, how many the run has, the loss, seconds so far, images in the step.
+
+    `cached` says that the step trained a head on stored features, which costs next to nothing.
+    """
+
+    number: int
+    total: int
+    loss: float
+    seconds: float
+    num_images: int = 0
+    cached: bool = False
+
+
+def settings_of(method: Method, training: Training, model: ImageTextModel) -> dict[str, object]:
+    """Everything that determines a run besides data and seed, for its record and its hash."""
+    training_settings = {name: value for name, value in asdict(training).items() if name != "seed"}
+    return {"method": method.name, **method.settings, "model": model.name, "precision": model.precision, **training_settings}
+
+
+def _one_of(kind: object) -> str:
+    return "one of " + ", ".join(get_args(kind))

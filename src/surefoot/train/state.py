@@ -1,0 +1,39 @@
+"""All weights of a run under one set of names."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from surefoot.data.layout import Dataset
+from surefoot.heads import LinearHead, class_weight, prompt_embeddings
+from surefoot.model import ImageTextModel
+from surefoot.prompts import PromptTable
+
+State = dict[str, Tensor]
+
+
+def text_head(model: ImageTextModel, dataset: Dataset) -> LinearHead:
+    """The zero-shot head of the live text tower, times the scale."""
+    with torch.inference_mode():
+        weight = class_weight(prompt_embeddings(model, PromptTable.build(dataset.templates, dataset.class_names)))
+        scale = float(model.scale)
+    return LinearHead(weight.clone(), scale)
+
+
+def start_state(model: ImageTextModel, dataset: Dataset) -> State:
+    """theta_0: the model's weights under `model.`, and its zero-shot head times the scale under `head.`."""
+    return pack(model, text_head(model, dataset))
+
+
+def pack(model: ImageTextModel, head: LinearHead) -> State:
+    """All tensors of a model and its head, under `model.` and `head.`."""
+    state = {f"model.{name}": tensor for name, tensor in model.weights().items()}
+    return state | {f"head.{name}": tensor.detach().cpu().clone() for name, tensor in head.state_dict().items()}
+
+
+def part(state: Mapping[str, Tensor], prefix: str) -> State:
+    """The tensors under `prefix.`, without it."""
+    return {name.removeprefix(f"{prefix}."): tensor for name, tensor in state.items() if name.startswith(f"{prefix}.")}
