@@ -6,20 +6,21 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
 from surefoot import cli, compare, config, records
-from surefoot.compare import Comparison, Plan, choices
+from surefoot.compare import Comparison, Plan, choices, comparison
 from surefoot.data import Dataset, open_dataset
 from surefoot.errors import SettingError
 from surefoot.model import ImageTextModel, load_model
 from surefoot.objective import Method
 from surefoot.protocols import Judge
 from surefoot.report.runs import collect
-from surefoot.train import Training
+from surefoot.train import Fitted, Training
 
 PLAN = Plan(seeds=(0, 1), alphas=(0.5,), training=Training(epochs=1, batch_size=8, learning_rate=1e-2))
 
@@ -41,8 +42,8 @@ def test_records_hold_every_run_at_every_alpha(tiny_model: ImageTextModel, tiny_
         assert set(record.accuracy) == set(zero.accuracy)
         if record.alpha == 0:
             assert record.accuracy == zero.accuracy
-        correct = records.load_correct(tmp_path, record.correct)
-        assert correct["test"].mean() == record.accuracy["test"]
+        answers = records.load_answers(tmp_path, record.answers)
+        assert answers["test"].correct.mean() == record.accuracy["test"]
     stored = list(records.read(tmp_path))
     assert [r for r in stored if isinstance(r, records.Evaluation)] == found
     assert {(c.method, c.seed) for c in stored if isinstance(c, records.Choice)} == {(m, s) for m in ("tp_ft", "flyp") for s in (0, 1)}
@@ -61,7 +62,7 @@ def test_what_is_finished_is_not_done_again(
     def forbidden(*_: object, **__: object) -> None:
         raise AssertionError
 
-    monkeypatch.setattr(compare, "fit", forbidden)
+    monkeypatch.setattr(comparison, "fit", forbidden)
     assert Comparison(tiny_model, tiny_data, PLAN, tmp_path).run() == first
     assert (tmp_path / records.FILE).read_text() == lines
     kept = "\n".join(lines.splitlines()[:5]) + "\n" + lines.splitlines()[5][:40]  # cut off in the middle of a line
@@ -82,15 +83,20 @@ def test_other_settings_are_another_run(tiny_model: ImageTextModel, tiny_data: D
     assert (last.settings, one[-1].settings["epochs"]) == (one[-1].settings, 1), "what was asked for last stands last"
 
 
-def test_the_choice_of_alpha_looks_at_validation_only() -> None:
+def test_the_choice_of_alpha_looks_at_validation_only(tmp_path: Path) -> None:
     def record(alpha: float, val: float, test: float) -> records.Evaluation:
+        given = {}
+        for name, value in (("val", val), ("test", test)):
+            right = np.arange(10_000) < round(10_000 * value)
+            given[name] = records.Answers(np.where(right, 1, 0).astype(np.int32), np.ones(10_000, np.int32), np.ones(10_000, np.float32))
+        answers = records.save_answers(tmp_path, f"{alpha}", given)
         return records.Evaluation(
-            method="tp_ft", seed=0, alpha=alpha, dataset="d", accuracy={"val": val, "test": test}, num_images={"val": 10000}, correct="",
-            settings={}, settings_hash="",
+            method="tp_ft", seed=0, alpha=alpha, dataset="d", accuracy={"val": val, "test": test}, num_images={"val": 10000},
+            answers=answers, settings={}, settings_hash="",
         )  # fmt: skip
 
     found = [record(0.0, 0.5, 0.9), record(0.5, 0.799, 0.2), record(0.8, 0.8, 0.3), record(1.0, 0.7, 0.9)]
-    assert [(c.alpha, c.argmax) for c in choices(found)] == [(0.5, 0.8)]
+    assert [(c.alpha, c.argmax) for c in choices(found, tmp_path)] == [(0.5, 0.8)]
 
 
 def test_command_writes_table_records_and_page(tiny_root: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +121,7 @@ def test_command_writes_table_records_and_page(tiny_root: Path, tiny_folder: Pat
         (["compare", "{data}", "--methods", "flip,tp_ft", "--set", "epoch=3", "--precision", "int8"], "Did you mean 'flyp'"),
         (["compare", "{data}", "--methods", "flip,tp_ft", "--set", "epoch=3", "--precision", "int8"], "Did you mean 'epochs'"),
         (["compare", "{data}", "--methods", "flip,tp_ft", "--set", "epoch=3", "--precision", "int8"], "int8"),
-        (["compare", "{data}", "--set", "epochs=many"], "must be a number"),
+        (["compare", "{data}", "--set", "epochs=many"], "must be a whole number"),
         (["compare", "{data}", "--set", "epochs=0"], "1 or more"),
         (["compare", "{data}", "--set", "epochs"], "key=value"),
         (["compare", "{data}", "--model", "local-dir:/none"], "open_clip_config.json"),
@@ -198,10 +204,11 @@ def test_data_without_shifts_unseen_or_contexts_is_compared(
     for name in ("shifts", "unseen"):
         shutil.rmtree(root / name)
     (root / "dataset.toml").unlink()
-    Comparison(tiny_model, open_dataset(root), PLAN, tmp_path / "run").run()
+    found = Comparison(tiny_model, open_dataset(root), PLAN, tmp_path / "run").run()
+    assert {"avg_corruptions", "agreement"} <= found[-1].accuracy.keys(), "forgetting is visible all the same"
     result = CliRunner().invoke(cli.app, ["report", str(tmp_path / "run")])
     assert result.exit_code == 0, result.output
-    assert not (tmp_path / "run" / "report" / "frontier.svg").exists()
+    assert "corruptions accuracy" in (tmp_path / "run" / "report" / "frontier.svg").read_text()
 
 
 def test_another_preprocessing_is_another_model(tiny_model: ImageTextModel, tiny_data: Dataset, tmp_path: Path) -> None:
@@ -217,14 +224,16 @@ def test_alpha_runs_from_the_first_weights_to_the_trained_ones(
 ) -> None:
     judged: list[dict[str, Tensor]] = []
     started: list[bool] = []
-    first, judge, train = tiny_model.weights(), Judge.judge, compare.fit
+    first, judge_all, train = tiny_model.weights(), Judge.judge_all, comparison.fit
 
-    def fit(method: Method, model: ImageTextModel, *arguments: object, **options: object) -> dict[str, Tensor]:
+    def fit(method: Method, model: ImageTextModel, *arguments: object, **options: object) -> Fitted:
         started.append(all(torch.equal(tensor, first[name]) for name, tensor in model.weights().items()))
         return train(method, model, *arguments, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(compare, "fit", fit)
-    monkeypatch.setattr(Judge, "judge", lambda self, method, state: (judged.append(dict(state)), judge(self, method, state))[1])
+    monkeypatch.setattr(comparison, "fit", fit)
+    monkeypatch.setattr(
+        Judge, "judge_all", lambda self, members: (judged.extend(dict(m.state()) for m in members), judge_all(self, members))[1]
+    )
     plan = Plan(methods=("tp_ft", "flyp"), seeds=(0,), alphas=(0.25,), training=PLAN.training)
     Comparison(tiny_model, tiny_data, plan, tmp_path).run()
     assert started == [True, True]

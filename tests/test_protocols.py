@@ -9,6 +9,7 @@ from surefoot.data import Dataset, read_image
 from surefoot.methods import get
 from surefoot.model import ImageTextModel
 from surefoot.protocols import Judge, Outcome, members
+from surefoot.records import Answers
 from surefoot.train import Training, fit, part, start_state
 
 LONG = Training(epochs=2, batch_size=8, learning_rate=3e-2)
@@ -52,7 +53,7 @@ def test_tp_ft_at_its_start_is_zero_shot_everywhere(judged: tuple[Judge, dict[st
 
 def test_context_recognition_keeps_the_pre_trained_context_head(judged: tuple[Judge, dict[str, torch.Tensor]], tiny_data: Dataset) -> None:
     judge, start = judged
-    end = fit(get("flyp"), judge.model, tiny_data, LONG, start=start)
+    end = fit(get("flyp"), judge.model, tiny_data, LONG, start=start).state
     image_only = {k: (end if k.startswith("model.visual.") else start)[k] for k in start}
     text_only = {k: (start if k.startswith("model.visual.") else end)[k] for k in start}
     whole, images, texts = (judge.judge(get("flyp"), state).correct for state in (end, image_only, text_only))
@@ -83,24 +84,27 @@ def test_contexts_come_from_the_sets_that_name_them(judged: tuple[Judge, dict[st
 def test_means_are_over_sets_not_images() -> None:
     import numpy as np
 
-    correct = {
-        "test": np.ones(4, bool),
-        "shifts/a": np.array([True, False]),
-        "shifts/b": np.ones(100, bool),
-        "context/x": np.zeros(3, bool),
+    def given(right: list[bool]) -> Answers:
+        return Answers(np.array(right).astype(np.int32), np.ones(len(right), np.int32), np.full(len(right), 0.5, np.float32))
+
+    answers = {
+        "test": given([True] * 4),
+        "shifts/a": given([True, False]),
+        "shifts/b": given([True] * 100),
+        "context/x": given([False] * 3),
     }
-    accuracy = Outcome(correct).accuracy
+    accuracy = Outcome(answers).accuracy
     assert accuracy["avg_shifts"] == 0.75
     assert accuracy["context"] == 0
     assert "context_own" not in accuracy
-    assert members("context", correct) == ["context/x"]
-    assert members("test", correct) == ["test"]
+    assert members("context", answers) == ["context/x"]
+    assert members("test", answers) == ["test"]
 
 
 def test_judging_does_not_depend_on_what_was_judged_before(judged: tuple[Judge, dict[str, torch.Tensor]], tiny_data: Dataset) -> None:
     judge, start = judged
     first = judge.judge(get("zero_shot"), start).accuracy
-    judge.judge(get("flyp"), fit(get("flyp"), judge.model, tiny_data, LONG, start=start))
+    judge.judge(get("flyp"), fit(get("flyp"), judge.model, tiny_data, LONG, start=start).state)
     assert judge.judge(get("zero_shot"), start).accuracy == first
 
 
@@ -108,7 +112,7 @@ def test_context_answers_by_the_first_text_tower_and_context_own_by_the_live_one
     judged: tuple[Judge, dict[str, torch.Tensor]], tiny_data: Dataset
 ) -> None:
     judge, start = judged
-    end = fit(get("flyp"), judge.model, tiny_data, LONG, start=start)
+    end = fit(get("flyp"), judge.model, tiny_data, LONG, start=start).state
     before = judge.judge(get("flyp"), end).correct
     judge._start_texts = {**judge._start_texts, "context": judge._start_texts["context"].flip(0)}  # the two contexts change places
     after = judge.judge(get("flyp"), end).correct

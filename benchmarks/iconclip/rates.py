@@ -26,7 +26,7 @@ def main() -> None:
         for method in ("tp_ft", "flyp"):
             model.load_weights(part(start, "model"))
             training = Training(epochs=epochs, batch_size=128, learning_rate=learning_rate)
-            end = fit(get(method), model, data, training, start=start, images=images)
+            end = fit(get(method), model, data, training, start=start, images=images).state
             accuracy = judge.judge(get(method), end).accuracy["val"]
             print(f"{method:6s} learning rate {learning_rate:.0e}, {epochs:2d} epochs: {100 * accuracy:.1f}", flush=True)
 

@@ -7,16 +7,17 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from surefoot.compare import Plan
 from surefoot.errors import MissingDataError, SettingError, unknown_name
-from surefoot.methods import METHODS
-from surefoot.model import Precision
+from surefoot.job import PRECISIONS
+from surefoot.methods import METHODS, parameters, setting_problems
 from surefoot.train import Training
 
 RECIPES = Path(__file__).parent / "recipes"
-_TOP = ("model", "precision", "methods", "seeds", "alphas", "training", "overrides")
+_TOP = ("model", "precision", "methods", "seeds", "alphas", "training", "overrides", "shots", "corruptions")
+_OPTIONAL = {"clip_norm", "steps"}
 _TRAINING = {f.name: f.type for f in dataclasses.fields(Training) if f.name != "seed"}
 
 
@@ -25,7 +26,7 @@ class Settings:
     """A recipe, read: which model in which precision, and the plan."""
 
     model: str
-    precision: Precision
+    precision: str
     plan: Plan
 
 
@@ -72,55 +73,87 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
 def resolve(recipe: Mapping[str, Any], assignments: Mapping[str, Any], **given: Any) -> Settings:  # noqa: ANN401
     """One frozen value from a recipe, `key=value` settings and the command line's own options; `None` options are not given.
 
+    A setting without a method's name is a training setting; with one (`l2_sp.pull=0.1`) it may be a training setting or one of the
+    method's own.
+
     Raises:
         SettingError: every problem at once.
     """
     tables = {**recipe, **{key: value for key, value in given.items() if value is not None}}
+    if tables.get("methods") == ["all"]:
+        tables["methods"] = list(METHODS)
     training = dict(tables.get("training", {}))
     overrides = {name: dict(values) for name, values in tables.get("overrides", {}).items()}
     for key, value in assignments.items():
         method, dot, setting = key.rpartition(".")
         (overrides.setdefault(method, {}) if dot else training)[setting] = value
-    problems = _problems(tables, training, overrides)
-    if problems:
-        raise SettingError("\n".join(problems))
     for settings in (training, *overrides.values()):
-        if settings.get("clip_norm") == "none":
-            settings["clip_norm"] = None
+        for key in _OPTIONAL & settings.keys():
+            settings[key] = None if settings[key] == "none" else settings[key]
+    if problems := _problems(tables, training, overrides):
+        raise SettingError("\n".join(problems))
     plan = Plan(
         methods=tuple(tables.get("methods", Plan.methods)),
         seeds=tuple(tables.get("seeds", Plan.seeds)),
         alphas=tuple(tables.get("alphas", Plan.alphas)),
         training=Training(**training),
         overrides=overrides,
+        shots=tables.get("shots"),
+        corruptions=tables.get("corruptions"),
     )
-    for name in plan.methods:
-        plan.training_of(name, 0)
-    return Settings(model=tables.get("model", "iconclip"), precision=tables.get("precision", "fp32"), plan=plan)
+    return Settings(model=tables.get("model", "iconclip"), precision=tables.get("precision", "auto"), plan=plan)
 
 
 def _problems(tables: Mapping[str, Any], training: Mapping[str, Any], overrides: Mapping[str, Mapping[str, Any]]) -> list[str]:
-    names: list[tuple[str, str, tuple[str, ...]]] = [("setting of a recipe", key, _TOP) for key in tables]
-    names += [("training setting", key, tuple(_TRAINING)) for values in (training, *overrides.values()) for key in values]
-    names += [("method", name, tuple(METHODS)) for name in (*tables.get("methods", ()), *overrides)]
-    found = [str(unknown_name(kind, key, allowed)) for kind, key, allowed in names if key not in allowed]
-    for values in (training, *overrides.values()):
-        found += [
-            f"{key} is '{value}'; it must be a number."
-            for key, value in values.items()
-            if key in _TRAINING
-            and (key, value) != ("clip_norm", "none")
-            and (isinstance(value, bool) or not isinstance(value, int | float))
-        ]
-        found += [
-            f"{key} is {values[key]}; it must be a whole number." for key in ("epochs", "batch_size") if isinstance(values.get(key), float)
-        ]
-    if tables.get("precision", "fp32") not in get_args(Precision):
-        found.append(f"precision is '{tables['precision']}'; it must be one of {', '.join(get_args(Precision))}.")
+    found = [str(unknown_name("setting of a recipe", key, _TOP)) for key in tables if key not in _TOP]
+    found += [str(unknown_name("method", name, METHODS)) for name in (*tables.get("methods", ()), *overrides) if name not in METHODS]
+    found += _training_problems(training)
+    for name in (name for name in overrides if name in METHODS):
+        own = {key: value for key, value in overrides[name].items() if key not in _TRAINING}
+        known = [*parameters(name), *_TRAINING]
+        found += [str(unknown_name(f"setting of {name}", key, known)) for key in own if key not in known]
+        found += setting_problems(name, {key: value for key, value in own.items() if key in known})
+        shared = {key: value for key, value in overrides[name].items() if key in _TRAINING}
+        found += [f"{name}: {problem}" for problem in _training_problems({**training, **shared})] if shared else []
+    if tables.get("precision", "auto") not in PRECISIONS:
+        found.append(f"precision is '{tables['precision']}'; it must be one of {', '.join(PRECISIONS)}.")
     found += [f"alpha {alpha} is not in 0..1." for alpha in tables.get("alphas", ()) if not 0 <= alpha <= 1]
     for name in ("seeds", "methods"):
         if len(set(listed := list(tables.get(name, ())))) < len(listed):
             found.append(f"{name} holds {listed}; each may stand there once.")
     if not tables.get("seeds", (0,)):
         found.append("There is no seed. Give at least one, such as --seeds 0.")
+    if (shots := tables.get("shots")) is not None and (isinstance(shots, bool) or not isinstance(shots, int) or shots < 1):
+        found.append(f"shots is {shots}; it must be a whole number of images a class, 1 or more.")
     return found
+
+
+def _training_problems(training: Mapping[str, Any]) -> list[str]:
+    """Unknown names, wrong types, then what `Training` itself refuses."""
+    found = [str(unknown_name("training setting", key, _TRAINING)) for key in training if key not in _TRAINING]
+    found += [
+        f"{key} is {value!r}; it must be {_wanted(str(_TRAINING[key]))}."
+        for key, value in training.items()
+        if key in _TRAINING and not _fits(value, str(_TRAINING[key]))
+    ]
+    if not found:
+        try:
+            Training(**training)
+        except SettingError as error:
+            found.append(str(error))
+    return found
+
+
+def _fits(value: object, kind: str) -> bool:
+    if value is None:
+        return "None" in kind
+    if isinstance(value, bool):
+        return False
+    if kind.startswith("float"):
+        return isinstance(value, int | float)
+    return isinstance(value, int if kind.startswith("int") else str)
+
+
+def _wanted(kind: str) -> str:
+    word = "a number" if kind.startswith("float") else "a whole number" if kind.startswith("int") else "a text"
+    return word + (" or none" if "None" in kind else "")

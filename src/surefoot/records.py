@@ -1,7 +1,8 @@
 """Results as JSON lines: written as they arise, read by tables, plots and the report, and by nothing else.
 
-One line is one evaluation of one set of weights (`Evaluation`) or one paired difference (`Difference`). Which images were right
-stands beside it in a compressed array (`correct`), so that any two records can be compared image by image later.
+One line is one evaluation of one set of weights (`Evaluation`), one run of training (`Trained`), one choice, one paired difference,
+one image of the gallery (`Example`) or what the data are (`Described`). What was answered to every image stands beside the evaluation in
+a compressed array (`answers`), so that any two records can be compared image by image later.
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+import zipfile
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, astuple, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,14 +25,48 @@ from surefoot.errors import DataError
 FILE = "records.jsonl"
 
 
+@dataclass(frozen=True)
+class Answers:
+    """What a model answered to the images of one set: class numbers `prediction` and `label` [N], and its `confidence` [N] in 0..1."""
+
+    prediction: NDArray[np.int32]
+    label: NDArray[np.int32]
+    confidence: NDArray[np.float32]
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Which were right, [N]."""
+        found: NDArray[np.bool_] = self.prediction == self.label
+        return found
+
+    def rows(self, rows: Sequence[int]) -> Answers:
+        """Those of some images."""
+        keep = list(rows)
+        return Answers(self.prediction[keep], self.label[keep], self.confidence[keep])
+
+    def followed_by(self, other: Answers) -> Answers:
+        """These, then those."""
+        return Answers(*(np.concatenate(pair) for pair in zip(astuple(self), astuple(other), strict=True)))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Evaluation:
     """One set of weights, evaluated on everything.
 
-    `accuracy` maps an evaluation set to its top-1 accuracy in 0..1: "val" and "test" (ID), "shifts/<name>", "avg_shifts",
-    "unseen/<name>", "context" (image tower against the pre-trained context head), "context_own" (against the context head of the
-    model's own text tower). `alpha` is the weight of the fine-tuned model: 0 zero-shot, 1 fine-tuned. `correct` is the path of the
-    array file, relative to the records' folder.
+    `accuracy` maps a column of the table to its value in 0..1:
+
+        "val", "test"                   top-1 on ID
+        "shifts/<name>", "avg_shifts"   under shift, all training classes competing
+        "restricted/<name>", "avg_restricted"   under shift, only the classes that the shift holds competing
+        "corruptions/<name>", "avg_corruptions" on the test images, corrupted
+        "unseen/<name>"                 other classes among their own names
+        "joint_seen/<name>", "joint_unseen/<name>"  test and unseen images, all names competing
+        "hm/<name>", "joint_hm/<name>"  harmonic means of test and unseen, and of the two joint ones
+        "context", "context_own"        context recognition: image tower against the pre-trained context head, or the model's own
+        "agreement"                     share of test images for which a probe vocabulary gives the zero-shot model's answer
+
+    `metrics` maps an evaluation set to {"mean_per_class", "macro_f1", "ece"}. `alpha` is the weight of the fine-tuned model: 0 zero-shot,
+    1 fine-tuned. `answers` is the path of the array file, relative to the records' folder.
     """
 
     method: str
@@ -39,12 +75,66 @@ class Evaluation:
     dataset: str
     accuracy: Mapping[str, float]
     num_images: Mapping[str, int]
-    correct: str
+    answers: str
     settings: Mapping[str, Any]
     settings_hash: str
+    metrics: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     train_seconds: float = 0.0
     kind: str = "evaluation"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """One finished run of training: what ID validation said after each epoch, and which epoch's weights were kept.
+
+    `history` holds {"stage", "epoch", "loss", "val"} for each validated epoch, `choices` what ID validation chose on the way (LP's l2).
+    """
+
+    method: str
+    seed: int
+    settings_hash: str
+    history: Sequence[Mapping[str, float]]
+    kept_epoch: int
+    select_by: str
+    num_steps: int
+    seconds: float
+    choices: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = "trained"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Described:
+    """What the data are: class names by group ("seen", "unseen/<name>"), images by split, and notes on how they were split."""
+
+    dataset: str
+    class_names: Mapping[str, Sequence[str]]
+    num_images: Mapping[str, int]
+    templates: Sequence[str]
+    notes: Sequence[str] = ()
+    kind: str = "data"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One image that model `a` and model `b` answer differently: `change` is "gained" (a right, b wrong) or "lost".
+
+    `image` is a small picture, relative to the records' folder. `a` and `b` name rows of the table; `runs` as in `Difference`.
+    """
+
+    a: str
+    b: str
+    on: str
+    change: str
+    image: str
+    label: str
+    answer_a: str
+    answer_b: str
+    confidence_a: float
+    confidence_b: float
+    path: str = ""
+    runs: str = ""
+    kind: str = "example"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +174,15 @@ class Choice:
     kind: str = "choice"
 
 
-Record = Evaluation | Difference | Choice
-_KINDS: dict[str, type[Record]] = {"evaluation": Evaluation, "difference": Difference, "choice": Choice}
+Record = Evaluation | Trained | Described | Difference | Choice | Example
+_KINDS: dict[str, type[Record]] = {
+    "evaluation": Evaluation,
+    "trained": Trained,
+    "data": Described,
+    "difference": Difference,
+    "choice": Choice,
+    "example": Example,
+}
 
 
 def append(folder: Path, record: Record) -> None:
@@ -116,23 +213,34 @@ def read(folder: Path) -> Iterator[Record]:
             raise DataError(f"{path}, line {number} is not a record ({error}). Remove the line, or start with a new folder.") from error
 
 
-def save_correct(folder: Path, name: str, correct: Mapping[str, NDArray[np.bool_]]) -> str:
-    """Write which images were right, {evaluation set: bool [N]}, and return the path relative to the folder."""
-    path = folder / "correct" / f"{name}.npz"
+def save_answers(folder: Path, name: str, answers: Mapping[str, Answers]) -> str:
+    """Write what was answered, {evaluation set: Answers}, and return the path relative to the folder."""
+    path = folder / "answers" / f"{name}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
-    arrays: dict[str, Any] = {str(number): np.packbits(value) for number, value in enumerate(correct.values())}
-    arrays |= {"names": np.array(list(correct)), "lengths": np.array([len(value) for value in correct.values()])}
-    np.savez_compressed(path, **arrays)
+    arrays: dict[str, Any] = {"names": np.array(list(answers))}
+    for number, one in enumerate(answers.values()):
+        arrays |= {f"{number}.prediction": one.prediction, f"{number}.label": one.label, f"{number}.confidence": one.confidence}
+    partial = path.with_name(path.name + ".part")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    partial.replace(path)
     return path.relative_to(folder).as_posix()
 
 
-def load_correct(folder: Path, relative: str) -> dict[str, NDArray[np.bool_]]:
-    """What `save_correct` wrote."""
-    with np.load(folder / relative) as stored:
-        return {
-            str(name): np.unpackbits(stored[str(number)], count=int(length)).astype(bool)
-            for number, (name, length) in enumerate(zip(stored["names"], stored["lengths"], strict=True))
-        }
+def load_answers(folder: Path, relative: str) -> dict[str, Answers]:
+    """What `save_answers` wrote.
+
+    Raises:
+        DataError: the file is not there, or is not one of these.
+    """
+    try:
+        with np.load(folder / relative) as stored:
+            return {
+                str(name): Answers(*(stored[f"{number}.{part}"] for part in ("prediction", "label", "confidence")))
+                for number, name in enumerate(stored["names"])
+            }
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+        raise DataError(f"{folder / relative} does not hold the answers of an evaluation ({error}). Run the evaluation again.") from error
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:

@@ -1,0 +1,312 @@
+"""Run methods over seeds on one data set, evaluate each along alpha, write records; what is finished is never done again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from surefoot import records
+from surefoot.compare import conclusions, gallery
+from surefoot.compare.plan import Plan, Watcher
+from surefoot.data.images import Budget, Images
+from surefoot.data.layout import Dataset
+from surefoot.data.subsets import few_shot
+from surefoot.errors import SettingError, TrainingError
+from surefoot.methods import get, wise_ft
+from surefoot.model import ImageTextModel
+from surefoot.objective import Method
+from surefoot.protocols import Judge, Member, Outcome
+from surefoot.train import Fitted, State, Training, fit, part, preflight, settings_of, start_state
+from surefoot.train.checkpoint import write
+
+Key = tuple[str, int, float, str, str, str]
+
+
+class Comparison:
+    """One `compare` into one folder.
+
+    Args:
+        model: the pre-trained model.
+        dataset: what it is fine-tuned and judged on.
+        plan: methods, seeds, alphas and settings.
+        folder: records.jsonl, answers/, weights/ and gallery/ go here; runs that are finished there are not run again.
+        watcher: hears of the progress.
+
+    Raises:
+        SettingError: settings that do not fit method, model or data, all of them together, or no room on the disk; nothing is written.
+    """
+
+    def __init__(self, model: ImageTextModel, dataset: Dataset, plan: Plan, folder: Path, watcher: Watcher | None = None) -> None:
+        self.model, self.dataset, self.plan, self.folder = model, dataset, plan, folder
+        self.watcher = watcher or Watcher()
+        self.data_of = {seed: few_shot(dataset, plan.shots, seed=seed) if plan.shots else dataset for seed in plan.seeds}
+        _check(plan, model, next(iter(self.data_of.values())))
+        self.provenance = records.provenance() | {"data": dataset.fingerprint(), "weights": weights_hash(model)}
+        stored = [r for r in records.read(folder) if isinstance(r, records.Evaluation)]
+        self.done = {_key_of(r): r for r in stored}
+        self.standing = _Standing()
+        for record in stored:
+            self.standing.add(record)
+        self._check_room()
+        self.start = start_state(model, dataset)
+        self.budget = Budget()
+        self.judge = Judge(model, dataset, self.start, self.budget, plan.corruptions, on_images=self.watcher.judged)
+        self.images: dict[tuple[Path, ...], Images] = {}
+
+    def run(self) -> list[records.Evaluation]:
+        """All evaluations of the plan, then the choices and differences that follow from them; the model gets its first weights back."""
+        self._describe()
+        self.zero = self._zero_shot()
+        found = [self.zero]
+        runs = [(name, seed) for name in self.plan.tuned for seed in self.plan.seeds]
+        for number, (name, seed) in enumerate(runs, start=1):
+            found += self._one_run(self.plan.method_of(name), seed, number, len(runs))
+        self.model.load_weights(part(self.start, "model"))
+        self._conclude(found)
+        return found
+
+    def missing(self, name: str, seed: int) -> list[float]:
+        """The alphas at which a run has not been evaluated yet."""
+        method = self.plan.method_of(name)
+        settings = self.settings(method, self.plan.training_of(name, seed))
+        return [alpha for alpha in self.plan.all_alphas if self._key(name, seed, alpha, settings) not in self.done]
+
+    def settings(self, method: Method, training: Training) -> dict[str, object]:
+        """What is written with every record of a run."""
+        found = settings_of(method, training, self.model)
+        return found | ({"shots": self.plan.shots} if self.plan.shots else {})
+
+    def weights_path(self, method: Method, training: Training) -> Path:
+        """Where the weights of a run lie; the name holds all that determines them."""
+        identity = records.settings_hash(
+            {**self.settings(method, training), "seed": training.seed, "data": self.provenance["data"], "start": self.provenance["weights"]}
+        )
+        return self.folder / "weights" / f"{method.name}-seed{training.seed}-{identity}.safetensors"
+
+    def _describe(self) -> None:
+        data = self.dataset
+        names = {"seen": data.class_names} | {split.name: split.class_names for split in data.unseen}
+        sizes = {name: len(split) for name, split in data.splits.items()}
+        described = records.Described(dataset=data.name, class_names=names, num_images=sizes, templates=data.templates, notes=data.notes)
+        written = [r for r in records.read(self.folder) if isinstance(r, records.Described)]
+        if not written or records.settings_hash(vars(written[-1])) != records.settings_hash(vars(described)):
+            records.append(self.folder, described)
+
+    def _zero_shot(self) -> records.Evaluation:
+        settings = {"method": "zero_shot", "model": self.model.name, "precision": self.model.precision}
+        key = self._key("zero_shot", 0, 0.0, settings)
+        if key not in self.done:
+            self._add(key, settings, self.judge.judge(get("zero_shot"), self.start), 0.0)
+        return self._tell(key)
+
+    def _one_run(self, method: Method, seed: int, number: int, total: int) -> list[records.Evaluation]:
+        training = self.plan.training_of(method.name, seed)
+        settings = self.settings(method, training)
+        missing = self.missing(method.name, seed)
+        judged = [alpha for alpha in missing if alpha > 0]
+        trained = self.weights_path(method, training).is_file()
+        images = self.judge.num_images * len(judged) * ("visual" in method.trains)
+        self.watcher.run(method.name, seed, number, total, training=bool(missing) and not trained, images=images)
+        if missing:
+            end, seconds = self.trained(method, training)
+            # alpha = 0 is the zero-shot model with its text head for every method: nothing to compute again
+            outcomes = dict(zip(judged, self._judge(method, end, judged), strict=True)) | {0.0: self._zero_outcome()}
+            for alpha in missing:
+                outcome = self._with_val_of(seed, outcomes[alpha])
+                self._add(self._key(method.name, seed, alpha, settings), settings, outcome, seconds)
+        return [self._tell(self._key(method.name, seed, alpha, settings)) for alpha in self.plan.all_alphas]
+
+    def _judge(self, method: Method, end: State, alphas: Sequence[float]) -> list[Outcome]:
+        """One pass over the images for all alphas."""
+        return self.judge.judge_all([Member(method, lambda alpha=alpha: wise_ft(self.start, end, alpha)) for alpha in alphas])  # type: ignore[misc]
+
+    def _zero_outcome(self) -> Outcome:
+        return Outcome(records.load_answers(self.folder, self.zero.answers))
+
+    def _with_val_of(self, seed: int, outcome: Outcome) -> Outcome:
+        """With few shots only the validation images of this seed's draw may choose anything."""
+        if not self.plan.shots:
+            return outcome
+        place = {path: row for row, path in enumerate(self.dataset.split("val").paths)}
+        rows = [place[path] for path in self.data_of[seed].split("val").paths]
+        return Outcome({**outcome.answers, "val": outcome.answers["val"].rows(rows)})
+
+    def trained(self, method: Method, training: Training) -> tuple[State, float]:
+        """The weights of a run and its seconds: from its file if it was finished, trained otherwise, from a checkpoint if there is one."""
+        settings = self.settings(method, training)
+        path = self.weights_path(method, training)
+        if not path.is_file():
+            self.model.load_weights(part(self.start, "model"))
+            fitted = self._fit(method, training, path.with_suffix(".resume"))
+            record = _trained_record(method, training, settings, fitted)
+            write(path, fitted.state, {"settings": json.dumps(settings), "trained": json.dumps(vars(record))})
+            path.with_suffix(".resume").unlink(missing_ok=True)
+        with safe_open(path, framework="pt") as stored:
+            record = records.Trained(**json.loads(stored.metadata()["trained"]))
+            state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        if not any(r == record for r in records.read(self.folder)):
+            records.append(self.folder, record)
+        return state, record.seconds
+
+    def _fit(self, method: Method, training: Training, resume: Path) -> Fitted:
+        data = self.data_of[training.seed]
+        paths = data.split("train").paths
+        if paths not in self.images:
+            self.images[paths] = Images(paths, self.model.preprocess_train, random=True, budget=self.budget)
+        return fit(
+            method, self.model, data, training, start=self.start, images=self.images[paths], budget=self.budget,
+            on_step=self.watcher.step, resume=resume,
+        )  # fmt: skip
+
+    def _check_room(self) -> None:
+        """Weights of every run that is not trained yet, and a checkpoint with the optimizer's moments beside them."""
+        runs = [(self.plan.method_of(name), self.plan.training_of(name, seed)) for name in self.plan.tuned for seed in self.plan.seeds]
+        untrained = sum(not self.weights_path(*run).is_file() for run in runs)
+        size = sum(tensor.numel() * tensor.element_size() for tensor in self.model.state_dict().values())
+        check_room(self.folder, size * (untrained + 5) if untrained else 0)
+
+    def _key(self, method: str, seed: int, alpha: float, settings: Mapping[str, Any]) -> Key:
+        return (method, seed, alpha, records.settings_hash(settings), self.provenance["data"], self.provenance["weights"])
+
+    def _add(self, key: Key, settings: Mapping[str, Any], outcome: Outcome, seconds: float) -> None:
+        """Keep what was measured; `_tell` writes it."""
+        method, seed, alpha, *_ = key
+        self.done[key] = evaluation(
+            self.folder, self.dataset.name, method, seed, alpha, settings, outcome, self.provenance, train_seconds=seconds
+        )
+
+    def _tell(self, key: Key) -> records.Evaluation:
+        """The record of `key`, written if it is new, or if a run of other settings, data or weights stands behind it."""
+        if not self.standing.holds(self.done[key]):
+            records.append(self.folder, self.done[key])
+            self.standing.add(self.done[key])
+        self.watcher.evaluated(self.done[key])
+        return self.done[key]
+
+    def _conclude(self, found: Sequence[records.Evaluation]) -> None:
+        """Write the choices and differences that follow from `found`, unless just these are what was written last."""
+        runs = _hash(sorted(_key_of(record) for record in found))
+        chosen = conclusions.choices(found, self.folder)
+        new: list[records.Record] = [replace(choice, runs=runs) for choice in chosen]
+        new += [replace(difference, runs=runs) for difference in conclusions.differences(found, self.folder, chosen)]
+        if best := conclusions.best(found, chosen):
+            new += gallery.examples(self.folder, self.dataset, f"{best.method} + WiSE-FT (ID val.)", best, self.zero, runs)
+        if list(records.read(self.folder))[-len(new) :] != new:
+            for record in new:
+                records.append(self.folder, record)
+
+
+def _check(plan: Plan, model: ImageTextModel, dataset: Dataset) -> None:
+    """Every method's problems together."""
+    problems = []
+    for name in plan.methods:
+        try:
+            preflight(plan.method_of(name), model, dataset, plan.training_of(name, 0))
+        except SettingError as error:
+            problems.append(str(error))
+    if problems:
+        raise SettingError("\n".join(problems))
+
+
+def check_room(folder: Path, num_bytes: int) -> None:
+    """Whether the disk of a folder can take so many bytes.
+
+    Raises:
+        TrainingError: it cannot.
+    """
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(there).free
+    if free < num_bytes:
+        raise TrainingError(
+            f"{folder} needs about {num_bytes / 1e9:.1f} GB for weights and checkpoints, and {free / 1e9:.1f} GB are free. "
+            "Make room, or give another folder by --out."
+        )
+
+
+def _trained_record(method: Method, training: Training, settings: Mapping[str, Any], fitted: Fitted) -> records.Trained:
+    return records.Trained(
+        method=method.name,
+        seed=training.seed,
+        settings_hash=records.settings_hash(settings),
+        history=fitted.history,
+        kept_epoch=fitted.kept_epoch,
+        select_by=training.select_by,
+        num_steps=fitted.num_steps,
+        seconds=fitted.seconds,
+        choices=fitted.choices,
+    )
+
+
+class _Standing:
+    """Which evaluations a reader of the records takes: other settings restart a run, other data or weights restart everything."""
+
+    def __init__(self) -> None:
+        self._origin: tuple[str, ...] = ()
+        self._runs: dict[tuple[str, int], tuple[str, set[float]]] = {}
+
+    def add(self, record: records.Evaluation) -> None:
+        if (origin := _key_of(record)[4:]) != self._origin:
+            self._origin, self._runs = origin, {}
+        run = (record.method, record.seed)
+        if self._runs.get(run, ("", set()))[0] != record.settings_hash:
+            self._runs[run] = (record.settings_hash, set())
+        self._runs[run][1].add(record.alpha)
+
+    def holds(self, record: records.Evaluation) -> bool:
+        settings_hash, alphas = self._runs.get((record.method, record.seed), ("", set()))
+        return _key_of(record)[4:] == self._origin and settings_hash == record.settings_hash and record.alpha in alphas
+
+
+def _hash(value: object) -> str:
+    return hashlib.sha256(repr(value).encode()).hexdigest()[:12]
+
+
+def _key_of(record: records.Evaluation) -> Key:
+    origin = record.provenance
+    return (record.method, record.seed, record.alpha, record.settings_hash, origin.get("data", ""), origin.get("weights", ""))
+
+
+def evaluation(
+    folder: Path,
+    dataset: str,
+    method: str,
+    seed: int,
+    alpha: float,
+    settings: Mapping[str, Any],
+    outcome: Outcome,
+    provenance: Mapping[str, Any],
+    *,
+    train_seconds: float = 0.0,
+) -> records.Evaluation:
+    """The record of an outcome, whose answers are written into the folder now; the record itself is not."""
+    settings_hash = records.settings_hash(settings)
+    identity = _hash((method, seed, alpha, settings_hash, provenance.get("data", ""), provenance.get("weights", "")))
+    return records.Evaluation(
+        method=method,
+        seed=seed,
+        alpha=alpha,
+        dataset=dataset,
+        accuracy=outcome.accuracy,
+        num_images={name: len(given.label) for name, given in outcome.answers.items()},
+        answers=records.save_answers(folder, f"{method}-{seed}-{alpha:.2f}-{identity}", outcome.answers),
+        settings=dict(settings),
+        settings_hash=settings_hash,
+        metrics=outcome.metrics,
+        provenance=provenance,
+        train_seconds=train_seconds,
+    )
+
+
+def weights_hash(model: ImageTextModel) -> str:
+    """Sixteen hexadecimal digits over a model's configuration (architecture and preprocessing) and every weight."""
+    total = hashlib.sha256(json.dumps(model.config(), sort_keys=True, default=str).encode())
+    for name, tensor in sorted(model.weights().items()):
+        total.update(name.encode() + tensor.contiguous().numpy().tobytes())
+    return total.hexdigest()[:16]

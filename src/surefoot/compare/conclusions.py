@@ -1,0 +1,106 @@
+"""What follows from evaluations: the alphas that ID validation chooses, and differences with their intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from surefoot import records
+from surefoot.intervals import Answered, Interval, paired_bootstrap, paired_bootstrap_of
+from surefoot.metrics import harmonic_mean, one_standard_error, score
+from surefoot.protocols import members
+
+Rows = Sequence[records.Evaluation]
+
+
+def choices(found: Rows, folder: Path) -> list[records.Choice]:
+    """For every run the alpha that its ID validation chooses, by the measure that its `select_by` names.
+
+    Args:
+        found: evaluations of runs, at several alphas each.
+        folder: where their answers lie; only those to "val" are read.
+    """
+    made = []
+    for method, seed in sorted({(r.method, r.seed) for r in found if r.method != "zero_shot"}):
+        run = sorted((r for r in found if (r.method, r.seed) == (method, seed)), key=lambda r: r.alpha)
+        by = run[0].settings.get("select_by", "accuracy")
+        given = [_answers(folder, r.answers)["val"] for r in run]
+        scores = [score(one.prediction, one.label, by) for one in given]
+        alpha, argmax = one_standard_error([r.alpha for r in run], [s.value for s in scores], [s.error for s in scores])
+        made.append(records.Choice(method=method, seed=seed, alpha=alpha, argmax=argmax))
+    return made
+
+
+def best(found: Rows, chosen: Sequence[records.Choice]) -> records.Evaluation | None:
+    """The evaluation at its chosen alpha whose ID validation accuracy is highest; the first of equals, None without a run."""
+    alpha = {(choice.method, choice.seed): choice.alpha for choice in chosen}
+    picked = [r for r in found if alpha.get((r.method, r.seed)) == r.alpha]
+    return max(picked, key=lambda r: r.accuracy["val"]) if picked else None
+
+
+def differences(found: Rows, folder: Path, chosen: Sequence[records.Choice]) -> list[records.Difference]:
+    """Each method against zero-shot, and its WiSE-FT (0.5, and chosen on validation) against it, on every column, with intervals."""
+    alpha = {(choice.method, choice.seed): choice.alpha for choice in chosen}
+    zero = [r for r in found if r.method == "zero_shot"]
+    made = []
+    for method in dict.fromkeys(r.method for r in found if r.method != "zero_shot"):
+        own = [r for r in found if r.method == method]
+        plain = [r for r in own if r.alpha == 1]
+        half = [r for r in own if r.alpha == 0.5]
+        picked = [r for r in own if r.alpha == alpha[r.method, r.seed]]
+        pairs = [(method, plain, "zero_shot", zero)]
+        pairs += [(f"{method} + WiSE-FT 0.5", half, other, rows) for other, rows in ((method, plain), ("zero_shot", zero)) if half]
+        pairs += [(f"{method} + WiSE-FT (ID val.)", picked, other, rows) for other, rows in ((method, plain), ("zero_shot", zero))]
+        for a, a_rows, b, b_rows in pairs:
+            columns = [column for column in sorted(plain[0].accuracy) if column in b_rows[0].accuracy and column != "val"]
+            made += [difference(a, a_rows, b, b_rows, column, (folder, folder)) for column in columns]
+    return made
+
+
+def difference(a: str, a_rows: Rows, b: str, b_rows: Rows, column: str, folders: tuple[Path, Path]) -> records.Difference:
+    """Accuracy of `a` minus that of `b` on one column, paired by image and seed.
+
+    Args:
+        a: name of the first row.
+        a_rows: its evaluations, one a seed.
+        b: name of the second row.
+        b_rows: its evaluations; a single one stands against all seeds of the other.
+        column: a name of `Evaluation.accuracy`.
+        folders: where the answers of `a` and of `b` lie.
+    """
+    sets = members(column, a_rows[0].num_images)
+    interval = _interval(column, _loaded(a_rows, sets, folders[0]), _loaded(b_rows, sets, folders[1]))
+    return records.Difference(
+        a=a, b=b, on=column, mean=interval.mean, low=interval.low, high=interval.high,
+        num_seeds=max(len(a_rows), len(b_rows)), num_images=sum(a_rows[0].num_images[name] for name in sets),
+    )  # fmt: skip
+
+
+def _interval(column: str, a: list[list[records.Answers]], b: list[list[records.Answers]]) -> Interval:
+    if "hm/" not in column:
+        return paired_bootstrap([np.stack([s.correct for s in one]) for one in a], [np.stack([s.correct for s in one]) for one in b])
+    return paired_bootstrap_of(_harmonic, [_stack(one) for one in a], [_stack(one) for one in b])
+
+
+def _stack(seeds: Sequence[records.Answers]) -> Answered:
+    """(predictions [S, N], labels [N]) of one set."""
+    return np.stack([one.prediction for one in seeds]), seeds[0].label
+
+
+def _harmonic(sets: list[Answered]) -> float:
+    first, second = (float((prediction == label).mean()) for prediction, label in sets)
+    return harmonic_mean(first, second)
+
+
+def _loaded(rows: Rows, sets: Sequence[str], folder: Path) -> list[list[records.Answers]]:
+    """For each set the answers of every row, seeds in order."""
+    loaded = [_answers(folder, row.answers) for row in sorted(rows, key=lambda r: r.seed)]
+    return [[one[name] for one in loaded] for name in sets]
+
+
+@lru_cache(maxsize=256)
+def _answers(folder: Path, relative: str) -> dict[str, records.Answers]:
+    return records.load_answers(folder, relative)

@@ -1,0 +1,72 @@
+"""What a comparison runs, and what a front end may hear of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields, replace
+from typing import Any
+
+from surefoot import records
+from surefoot.methods import get
+from surefoot.objective import Method
+from surefoot.train import Step, Training
+
+TRAINING_NAMES = frozenset(f.name for f in fields(Training)) - {"seed"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """`methods` x `seeds`, each evaluated at `alphas` (0 and 1 are added).
+
+    Attributes:
+        methods: names of the table of methods.
+        seeds: one run each.
+        alphas: WiSE-FT's coefficients.
+        training: the settings of every run.
+        overrides: {method: what differs for it}: training settings, and settings of the method's own factory.
+        shots: images a class that are trained on, drawn anew for each seed (validation likewise, at most 4 a class); None for all.
+        corruptions: whether corrupted test images are judged; None for data without shifts only.
+    """
+
+    methods: tuple[str, ...] = ("tp_ft", "flyp")
+    seeds: tuple[int, ...] = (0, 1, 2)
+    alphas: tuple[float, ...] = tuple(k / 10 for k in range(11))
+    training: Training = field(default_factory=Training)
+    overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    shots: int | None = None
+    corruptions: bool | None = None
+
+    def training_of(self, method: str, seed: int) -> Training:
+        """The training settings of one run."""
+        own = {key: value for key, value in self.overrides.get(method, {}).items() if key in TRAINING_NAMES}
+        return replace(self.training, **{**own, "seed": seed})
+
+    def method_of(self, name: str) -> Method:
+        """A method with the settings that the plan gives it."""
+        return get(name, {key: value for key, value in self.overrides.get(name, {}).items() if key not in TRAINING_NAMES})
+
+    @property
+    def all_alphas(self) -> list[float]:
+        """The alphas in ascending order, both ends among them."""
+        return sorted({0.0, 1.0, *self.alphas})
+
+    @property
+    def tuned(self) -> list[str]:
+        """The methods that train something."""
+        return [name for name in self.methods if name != "zero_shot"]
+
+
+class Watcher:
+    """What a front end may want to know while a comparison runs; this one ignores it."""
+
+    def run(self, method: str, seed: int, number: int, total: int, *, training: bool, images: int) -> None:
+        """Run `number` of `total` begins: whether it must be trained, and how many images must still be judged for it."""
+
+    def step(self, step: Step) -> None:
+        """A training step is done."""
+
+    def judged(self, num_images: int) -> None:
+        """So many images were encoded for an evaluation."""
+
+    def evaluated(self, record: records.Evaluation) -> None:
+        """A record was written, or found from before."""

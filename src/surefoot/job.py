@@ -1,0 +1,126 @@
+"""What was asked for, written beside its records, so that a folder can be opened again: which data, which model, which plan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from surefoot.compare import Plan
+from surefoot.data import Dataset, load
+from surefoot.data.subsets import base_to_new
+from surefoot.data.survey import verified
+from surefoot.errors import DataError, MissingDataError, unknown_name
+from surefoot.model import ImageTextModel, Precision, load_model, pick_device
+from surefoot.train import Training
+
+FILE = "job.json"
+PRECISIONS = ("auto", *get_args(Precision))
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """How a user's data are opened.
+
+    Attributes:
+        data: an embedded name, a folder or a manifest.
+        split_seed: of the splits that are cut off train where the data have none.
+        val_share: part of the images that becomes validation then.
+        test_share: part that becomes test.
+        skip_unreadable: leave unreadable images out, and count them, instead of stopping.
+        base_to_new: train on the first half of the classes and judge the other half as unseen.
+    """
+
+    data: str
+    split_seed: int = 0
+    val_share: float = 0.15
+    test_share: float = 0.15
+    skip_unreadable: bool = False
+    base_to_new: bool = False
+
+    def open(self, on_image: Callable[[int, int], None] | None = None) -> Dataset:
+        """The data set, every image of it read once.
+
+        Args:
+            on_image: hears how many images are read, and how many there are.
+
+        Raises:
+            MissingDataError: no such folder, file or embedded data set.
+            DataError: data that cannot be used, or images that cannot be read, all of them named.
+        """
+        found = load(self.data, seed=self.split_seed, val_share=self.val_share, test_share=self.test_share)
+        found = verified(found, skip_unreadable=self.skip_unreadable, on_image=on_image)
+        return base_to_new(found) if self.base_to_new else found
+
+
+def native_bf16(device: torch.device) -> bool:
+    """Whether the device multiplies bfloat16 matrices in hardware, so that computing the towers in it pays."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported())
+    if device.type == "cpu":
+        capabilities = torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
+        return bool(capabilities.get("amx_bf16") or capabilities.get("avx512_bf16"))
+    return False
+
+
+def pick_precision(name: str, device: torch.device) -> Precision:
+    """What "auto" means on a device: bf16 where the hardware has it, fp32 elsewhere; a precision that is named stays.
+
+    Raises:
+        UnknownNameError: neither "auto" nor a precision.
+    """
+    if name not in PRECISIONS:
+        raise unknown_name("precision", name, PRECISIONS)
+    return ("bf16" if native_bf16(device) else "fp32") if name == "auto" else name  # type: ignore[return-value]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Data, model and plan of one folder of records."""
+
+    data: DataOptions
+    model: str
+    precision: str
+    plan: Plan
+    device: str = "auto"
+
+    def load_model(self) -> ImageTextModel:
+        """The pre-trained model on its device."""
+        device = pick_device(self.device)
+        return load_model(self.model, device=device, precision=pick_precision(self.precision, device))
+
+    def save(self, folder: Path) -> None:
+        """Write job.json into the folder."""
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+
+    @classmethod
+    def of(cls, folder: Path) -> Job:
+        """The job of a folder that `fit` or `compare` wrote.
+
+        Raises:
+            MissingDataError: no job.json there.
+            DataError: not one of these.
+        """
+        path = folder / FILE
+        if not path.is_file():
+            raise MissingDataError(f"{path} is not there. Give a folder that 'surefoot fit' or 'surefoot compare' wrote.")
+        try:
+            return cls._from(json.loads(path.read_text(encoding="utf-8")))
+        except (TypeError, KeyError, json.JSONDecodeError) as error:
+            raise DataError(f"{path} is not the job of a comparison ({error}). Run the comparison again into this folder.") from error
+
+    @classmethod
+    def _from(cls, stored: dict[str, Any]) -> Job:
+        plan = stored["plan"]
+        plan = {key: tuple(value) if isinstance(value, list) else value for key, value in plan.items()}
+        made = Plan(**{**plan, "training": Training(**plan["training"])})
+        return cls(**{**stored, "data": DataOptions(**stored["data"]), "plan": made})
+
+    def at(self, alphas: tuple[float, ...]) -> Job:
+        """The same with other coefficients of WiSE-FT."""
+        return replace(self, plan=replace(self.plan, alphas=alphas))
