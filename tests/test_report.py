@@ -56,7 +56,7 @@ def evaluation(method: str, seed: int, alpha: float, accuracy: dict[str, float],
         "dataset": "iconshift",
         "accuracy": accuracy | ({"avg_shifts": sum(shifts) / len(shifts)} if shifts else {}),
         "num_images": dict.fromkeys(accuracy, 1000),
-        "correct": f"correct/{method}-{seed}-{alpha}.npz",
+        "answers": f"answers/{method}-{seed}-{alpha}.npz",
         "settings": {"method": method, "epochs": 10, "lr": 1e-5 if method == "flyp" else 3e-5},
         "settings_hash": f"hash of {method}",
         "provenance": {"torch": "2.9.0", "data": "data-1", "weights": "weights-1"},
@@ -207,14 +207,20 @@ def test_page_shows_the_numbers_of_the_table(tmp_path: Path) -> None:
     shown = columns(table)
     found = Tables(written(tmp_path, comparison())).tables[0]
     assert found[0] == ["", *(header(column, shown) for column in shown)]
-    assert found[1:] == [[row.label, *(str(row.cells[column]) for column in shown)] for row in table]
+    numbers = [[re.sub(r"(?<=\d) [+−0].*", "", text) for text in line] for line in found[1:]]  # without the intervals below them
+    assert numbers == [[row.label, *(str(row.cells[column]) for column in shown)] for row in table]
+
+
+def test_cells_show_the_interval_of_their_difference_to_zero_shot(tmp_path: Path) -> None:
+    (line,) = [line for line in Tables(written(tmp_path, comparison())).tables[0] if line[0] == "TP-FT"]
+    assert [text for text in line if "to" in text] == ["78.0 ± 1.0 +7.0 to +9.0", "48.0 ± 1.0 −14.0 to +0.1"]
 
 
 def test_page_needs_nothing_from_outside(tmp_path: Path) -> None:
     page = written(tmp_path, comparison())
     assert not re.search(r"https?:|@import|url\(", page)
     for tag, attributes in Tables(page).tags:
-        assert tag not in ("script", "img", "iframe", "object", "embed")
+        assert tag not in ("script", "iframe", "object", "embed")
         assert all((attributes.get(name) or "data:").startswith(("data:", "#")) for name in ("src", "href"))
 
 
@@ -229,10 +235,13 @@ def test_colours_of_the_page_are_defined_in_both_schemes(tmp_path: Path) -> None
 
 def test_page_is_readable_without_eyes(tmp_path: Path) -> None:
     tags = Tables(written(tmp_path, comparison())).tags
-    assert all(attributes.get("scope") in ("row", "col") for tag, attributes in tags if tag == "th")
+    assert all(attributes.get("scope") in ("row", "col", "rowgroup") for tag, attributes in tags if tag == "th")
     pictures = [attributes for tag, attributes in tags if tag == "svg" and attributes.get("class") == "frontier"]
-    assert len(pictures) == 3
-    assert all(picture["role"] == "img" and "FLYP at α = 1: ID 80.0 ± 1.0" in str(picture["aria-label"]) for picture in pictures)
+    assert len(pictures) == 4, "average of the shifts (wide and narrow), unseen, context"
+    assert all("FLYP at α = 1: ID 80.0 ± 1.0" in str(picture["aria-label"]) for picture in pictures)
+    curves = [attributes for tag, attributes in tags if tag == "g" and str(attributes.get("class")).startswith("curve m")]
+    assert len(curves) == 2 * 4
+    assert all((curve["tabindex"], curve["role"]) == ("0", "img") and curve["aria-label"] for curve in curves)
 
 
 def test_names_cannot_inject_markup(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from surefoot.report.runs import Runs, display_name
 from surefoot.report.table import MISSING
 
 TABLED = ("method", "seed")  # settings that the page shows elsewhere
+AGAIN = ("context", "restricted/", "corruptions/", "joint_", "hm/", "avg_", "agreement")
 ORIGINS = {"data": "data (hash)", "weights": "pre-trained weights (hash)"}
 
 
@@ -49,23 +50,57 @@ def origins(runs: Runs) -> dict[str, str]:
 
 
 def num_images(runs: Runs) -> dict[str, str]:
-    """The images of each set; context recognition is left out, it looks at the same images again."""
-    found = _values([evaluation.num_images for evaluation in runs.evaluations()])
-    names = ["val", "test", *found]
-    return {_set_name(name): found[name] for name in dict.fromkeys(names) if name in found and not name.startswith("context")}
+    """The images of each set; what looks at the same images again, such as context recognition and corruptions, is left out."""
+    split = {name: count for name, count in runs.described.num_images.items() if name == "train"} if runs.described else {}
+    found = _values([split, *(evaluation.num_images for evaluation in runs.evaluations())])
+    names = ["train", "val", "test", *found]
+    return {_set_name(name): found[name] for name in dict.fromkeys(names) if name in found and not name.startswith(AGAIN)}
+
+
+def duration(seconds: float) -> str:
+    """A duration for reading; a dash where nothing was trained.
+
+    Examples:
+        >>> duration(320.0), duration(0.4), duration(7500.0)
+        ('5 min 20 s', '0.4 s', '2 h 5 min')
+    """
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    if not seconds:
+        return MISSING
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s" if seconds >= 10 else f"{seconds:.1f} s"
+
+
+def text(value: object) -> str:
+    """A setting's value for reading.
+
+    Examples:
+        >>> text((1, "a")), text(None), text(1e-05)
+        ('1, a', 'null', '1e-05')
+    """
+    if isinstance(value, (list, tuple)):
+        return ", ".join(text(part) for part in value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _made(runs: Runs, method: str) -> Made:
     seeds = runs.seeds(method)
     choices = [runs.choices.get((method, seed)) for seed in seeds]
-    times = [max(e.train_seconds for e in runs.runs[method, seed].points.values()) for seed in seeds]
+    times = [_seconds(runs, method, seed) for seed in seeds]
     return Made(
         label=display_name(method),
         seeds=", ".join(map(str, seeds)),
         chosen=", ".join(f"{choice.alpha:g}" if choice else MISSING for choice in choices),
         argmax=", ".join(f"{choice.argmax:g}" if choice else MISSING for choice in choices),
-        train_time=_duration(statistics.fmean(times)),
+        train_time=duration(statistics.fmean(times)),
     )
+
+
+def _seconds(runs: Runs, method: str, seed: int) -> float:
+    """How long the run trained, from its own record or else from its evaluations."""
+    trained = runs.trained.get((method, seed))
+    return trained.seconds if trained else max(e.train_seconds for e in runs.runs[method, seed].points.values())
 
 
 def _values(mappings: Iterable[Mapping[str, object]], without: Sequence[str] = ()) -> dict[str, str]:
@@ -74,21 +109,11 @@ def _values(mappings: Iterable[Mapping[str, object]], without: Sequence[str] = (
     for mapping in mappings:
         for name, value in mapping.items():
             if name not in without:
-                found.setdefault(name, {})[_text(value)] = None
+                found.setdefault(name, {})[text(value)] = None
     return {name: " / ".join(values) for name, values in found.items()}
 
 
-def _text(value: object) -> str:
-    if isinstance(value, (list, tuple)):
-        return ", ".join(_text(part) for part in value)
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
-
-
 def _set_name(name: str) -> str:
-    return {"val": "ID validation", "test": "ID test"}.get(name, name.replace("shifts/", "shift: ").replace("unseen/", "unseen: "))
-
-
-def _duration(seconds: float) -> str:
-    """Such as "5 min 20 s"; a dash where nothing was trained."""
-    minutes, rest = divmod(round(seconds), 60)
-    return (f"{minutes} min {rest} s" if minutes else f"{rest} s") if seconds else MISSING
+    return {"train": "training", "val": "ID validation", "test": "ID test"}.get(
+        name, name.replace("shifts/", "shift: ").replace("unseen/", "unseen: ")
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -11,32 +11,40 @@ from markupsafe import Markup
 from surefoot.errors import DataError
 from surefoot.records import Record
 from surefoot.report import marks
-from surefoot.report.runs import Runs, collect, display_name
-from surefoot.report.table import Cell, cell, columns, header, rows_of
+from surefoot.report.curves import Curve, Dot, curves_of, dot_title, summary, zero_shot_of
+from surefoot.report.runs import Runs, collect
+from surefoot.report.table import Cell, columns, header, rows_of
 from surefoot.report.templates import render
 
-PLOT = (58.0, 14.0, 384.0, 272.0)  # left, top, right and bottom of the plotting area
-INLINE_SIZE = (400, 322)
+FEW = 3  # up to so many curves show whiskers and chords at once; more of them would be a thicket
 LETTER = 6.7  # the width of an average letter of the legend
+LONGEST_NAME = 16  # letters of a method's name beside its curve
+LINE = 15.0  # the distance of two names
 
 
 @dataclass(frozen=True)
-class Dot:
-    """One alpha of one method: means over seeds, and how many seeds chose this alpha on ID validation."""
+class Layout:
+    """Where things are in a picture, in units of its coordinates; `size` is that of its marks.
 
-    alpha: float
-    across: Cell
-    up: Cell
-    num_chose: int
+    The page's pictures have room for a readout above the plot, in which one of them has a `hint`.
+    """
+
+    width: float
+    height: float
+    top: float = 14.0
+    left: float = 58.0
+    size: float = 1.0
+    hint: str = ""
+
+    def plot(self, names: Iterable[str]) -> tuple[float, float, float, float]:
+        """Left, top, right and bottom of the plotting area, beside a column for these names."""
+        widest = max((len(_short(name)) for name in names), default=0)
+        return self.left, self.top, self.width - (LETTER * widest + 38 if widest else 14), self.height - 50
 
 
-@dataclass(frozen=True)
-class Curve:
-    """The dots of one method in ascending order of alpha; `index` picks its colour and shape."""
-
-    index: int
-    label: str
-    dots: list[Dot]
+ALONE, ALONE_MANY = Layout(470, 322), Layout(640, 430)
+WIDE = Layout(1120, 540, top=46, hint="Point at a dot or a name.")
+NARROW, SMALL = Layout(420, 400, top=46, size=0.8, hint="Tap a dot or a name."), Layout(420, 352, top=46, size=0.8)
 
 
 @dataclass(frozen=True)
@@ -54,9 +62,9 @@ class Frame:
 def frontier_svg(records: Iterable[Record], on: str = "avg_shifts") -> str:
     """The frontier as a picture that stands alone: own legend, own white background, fixed colours.
 
-    Each method is a curve of its means over seeds, one dot for each alpha, with a title that shows its numbers; whiskers are the
-    standard deviation over seeds. The dashed chord joins the zero-shot and the fine-tuned model: without reference models it is no
-    baseline of effective robustness.
+    Each method is a curve of its means over seeds, named at its end, one dot for each alpha, with a title that shows its numbers. With
+    up to three methods whiskers are the standard deviation over seeds, and the dashed chord joins the zero-shot and the fine-tuned
+    model: without reference models it is no baseline of effective robustness.
 
     Args:
         records: what `surefoot.records.read` yields.
@@ -68,29 +76,41 @@ def frontier_svg(records: Iterable[Record], on: str = "avg_shifts") -> str:
     return frontier_of(collect(records), on)
 
 
-def frontier_of(runs: Runs, on: str, *, inline: bool = False) -> str:
-    """The frontier of runs that are already collected; `inline` leaves legend and colours to the page."""
-    curves = list(_curves(runs, on))
-    zero = _zero_shot(runs, on)
+def drawn_of(shown: Iterable[str]) -> list[str]:
+    """Those of a table's columns that get a picture."""
+    alone = ("avg_shifts", "avg_corruptions", "context", "agreement")
+    return [column for column in shown if column in alone or column.startswith("unseen/")]
+
+
+def frontier_of(runs: Runs, on: str, *, inline: Layout | None = None) -> str:
+    """The frontier of runs that are already collected; `inline` is the layout on a page, which has legend and colours of its own."""
+    curves = list(curves_of(runs, on))
+    zero = zero_shot_of(runs, on)
     if not curves and zero is None:
         known = ", ".join(column for column in columns(rows_of(runs)) if column != "test") or "none"
         raise DataError(
             f"No record holds an accuracy on 'test' and one on '{on}'. Known: {known}. Name one of these, or evaluate it first."
         )
-    frame = _frame(curves, zero)
-    legend = [] if inline else keys(curves)
+    layout = inline or (ALONE if len(curves) <= FEW else ALONE_MANY)
+    plot = layout.plot(curve.label for curve in curves)
+    frame = _frame(curves, zero, plot)
+    legend = [] if inline else keys(curves, still=True)
     letters = max((len(text) for text in (runs.dataset, *(key["text"] for key in legend))), default=0)
     return render(
         "frontier.svg.j2",
-        inline=inline,
-        size=INLINE_SIZE if inline else (round(PLOT[2] + 60 + LETTER * letters), max(INLINE_SIZE[1], 22 * len(legend) + 54)),
+        inline=inline is not None,
+        hint=layout.hint,
+        size=(layout.width, layout.height) if inline else _size_alone(layout, letters, len(legend)),
+        legend_at=layout.width + 12,
         dataset=runs.dataset,
-        plot=PLOT,
+        plot=plot,
         frame=frame,
-        labels=("ID accuracy (%)", f"{header(on)} accuracy (%)"),
+        labels=("ID accuracy (%)", f"{header(on)} (%)" if on == "agreement" else f"{header(on)} accuracy (%)"),
         summary=summary(curves, zero, header(on)),
-        curves=[_view(curve, frame, header(on)) for curve in curves],
-        zero=None if zero is None else {"path": marks.star(*frame.at(*zero), 10), "title": _title("zero-shot", 0.0, *zero, header(on))},
+        curves=[_view(curve, frame, header(on), layout.size) for curve in curves],
+        names=_names(curves, frame, plot),
+        few=len(curves) <= FEW,
+        zero=None if zero is None else _star(zero, frame, header(on)),
         legend=legend,
         style=css(marks.palette("light")),
     )
@@ -101,10 +121,15 @@ def css(colours: object) -> Markup:
     return Markup(render("frontier.css.j2", colours=colours))
 
 
-def keys(curves: Sequence[Curve]) -> list[dict[str, str]]:
-    """The legend of what these curves show: a picture of 28 by 16 pixels and a text for each entry."""
+def keys(curves: Sequence[Curve], *, still: bool = False) -> list[dict[str, str]]:
+    """The legend of what these curves show: a picture of 28 by 16 pixels and a text for each entry.
+
+    A `still` picture shows nothing when pointed at, so what appears only then has no entry.
+    """
     dots = [dot for curve in curves for dot in curve.dots]
     alphas = {dot.alpha for dot in dots}
+    many = len({curve.label for curve in curves}) > FEW
+    pointed = " (of the curve you point at)" if many else ""
     disc, small = marks.marker(0, 14, 8, 5), marks.marker(0, 14, 8, 3.6)
     rest = [
         ("star", marks.star(14, 8, 8), "zero-shot (α = 0)", True),
@@ -112,55 +137,34 @@ def keys(curves: Sequence[Curve]) -> list[dict[str, str]]:
         ("half", disc, "WiSE-FT, α = 0.5", 0.5 in alphas),
         ("full", disc, "fine-tuned (α = 1)", 1.0 in alphas),
         ("ring", marks.marker(0, 14, 8, 7), "α chosen on ID validation", any(dot.num_chose for dot in dots)),
-        ("whisker", "M14 1V15M5 8H23", "± 1 std. over seeds", any(dot.across.spread or dot.up.spread for dot in dots)),
-        ("chord", "M1 12L27 4", "chord, zero-shot to fine-tuned", {0.0, 1.0} <= alphas),
+        ("whisker", "M14 1V15M5 8H23", f"± 1 std. over seeds{pointed}", any(dot.across.spread or dot.up.spread for dot in dots)),
+        ("chord", "M1 12L27 4", f"chord, zero-shot to fine-tuned{pointed}", {0.0, 1.0} <= alphas),
     ]
-    found = {curve.label: {"kind": "method", "css": _css(curve), "path": marks.marker(curve.index, 14, 8, 5)} for curve in curves}
-    found |= {text: {"kind": kind, "css": "plain", "path": path} for kind, path, text, drawn in rest if drawn}
+    hidden = ("whisker", "chord") if many and still else ()
+    found = {curve.label: {"kind": "method", **key_of(curve.index)} for curve in curves}
+    found |= {text: {"kind": kind, "css": "plain", "path": path} for kind, path, text, drawn in rest if drawn and kind not in hidden}
     return [{**picture, "text": text} for text, picture in found.items()]
+
+
+def key_of(index: int) -> dict[str, str]:
+    """Colour and shape of the method at `index`, for a legend's picture of 28 by 16 pixels."""
+    return {"css": marks.css_class(index), "path": marks.marker(index, 14, 8, 5)}
 
 
 def page_keys(runs: Runs, drawn: Iterable[str]) -> list[dict[str, str]]:
     """The legend that the pictures of a page share."""
-    return keys([curve for on in drawn for curve in _curves(runs, on)])
+    return keys([curve for on in drawn for curve in curves_of(runs, on)])
 
 
-def summary(curves: Iterable[Curve], zero: tuple[Cell, Cell] | None, name: str) -> str:
-    """The text alternative: both ends and the middle of each curve."""
-    parts = [] if zero is None else [f"zero-shot: ID {zero[0]}, {name} {zero[1]}"]
-    for curve in curves:
-        shown = [dot for dot in curve.dots if dot.alpha in (0.5, 1.0)]
-        parts += [f"{curve.label} at α = {dot.alpha:g}: ID {dot.across}, {name} {dot.up}" for dot in shown]
-    return f"ID accuracy against {name} accuracy in percent, along α. " + "; ".join(parts) + "."
+def _size_alone(layout: Layout, letters: int, num_keys: int) -> tuple[int, int]:
+    """Width and height of a picture with its legend at the right."""
+    return round(layout.width + 60 + LETTER * letters), round(max(layout.height, 22 * num_keys + 54))
 
 
-def _curves(runs: Runs, on: str) -> Iterator[Curve]:
-    """The curve of each method; alpha 0 is the zero-shot record where the method has none of its own."""
-    zero = _zero_shot(runs, on)
-    for index, method in enumerate(runs.methods):
-        chosen = [round(evaluation.alpha, 6) for evaluation in runs.chosen(method)]
-        dots = []
-        for alpha in runs.alphas(method):
-            evaluations = [point for point in runs.at(method, alpha) if {"test", on} <= point.accuracy.keys()]
-            across, up = cell(evaluations, "test"), cell(evaluations, on)
-            if across and up:
-                dots.append(Dot(alpha, across, up, chosen.count(alpha)))
-        if dots and zero is not None and dots[0].alpha > 0:
-            dots.insert(0, Dot(0.0, *zero, chosen.count(0.0)))
-        if dots:
-            yield Curve(index, display_name(method), dots)
-
-
-def _zero_shot(runs: Runs, on: str) -> tuple[Cell, Cell] | None:
-    evaluations = [runs.zero_shot] if runs.zero_shot else []
-    across, up = cell(evaluations, "test"), cell(evaluations, on)
-    return (across, up) if across and up else None
-
-
-def _frame(curves: Iterable[Curve], zero: tuple[Cell, Cell] | None) -> Frame:
+def _frame(curves: Iterable[Curve], zero: tuple[Cell, Cell] | None, plot: tuple[float, float, float, float]) -> Frame:
     """Axes that hold every dot and every whisker."""
     pairs = [(dot.across, dot.up) for curve in curves for dot in curve.dots] + ([zero] if zero else [])
-    left, top, right, bottom = PLOT
+    left, top, right, bottom = plot
     return Frame(
         marks.Axis.around([end for across, _ in pairs for end in _ends(across)], left, right),
         marks.Axis.around([end for _, up in pairs for end in _ends(up)], bottom, top),
@@ -173,21 +177,66 @@ def _ends(value: Cell) -> tuple[float, float]:
     return 100 * (value.mean - spread), 100 * (value.mean + spread)
 
 
-def _view(curve: Curve, frame: Frame, name: str) -> dict[str, object]:
+def _names(curves: Sequence[Curve], frame: Frame, plot: tuple[float, float, float, float]) -> list[dict[str, object]]:
+    """The name of each curve in the column beside the plot, as near to the curve's end as the others allow, and a line that leads there."""
+    ends = [frame.at(curve.dots[-1].across, curve.dots[-1].up) for curve in curves]
+    _, top, right, bottom = plot
+    found = []
+    for curve, (x, y), place in zip(curves, ends, marks.spread_out([y for _, y in ends], LINE, top, bottom), strict=True):
+        leader = f"M{x + 8:.1f} {y:.1f}L{max(right, x + 8) + 6:.1f} {place:.1f}h6"
+        mark = marks.marker(curve.index, right + 17, place, 4)
+        found.append({"text": _short(curve.label), "x": right + 25, "y": place + 4, "leader": leader, "mark": mark})
+    return found
+
+
+def _star(zero: tuple[Cell, Cell], frame: Frame, name: str) -> dict[str, str]:
+    return {
+        "path": marks.star(*frame.at(*zero), 10),
+        "title": dot_title("zero-shot", 0.0, *zero, name),
+        "tip": f"ID {zero[0]} · {name} {zero[1]}",
+    }
+
+
+def _view(curve: Curve, frame: Frame, name: str, size: float) -> dict[str, object]:
     """The shapes of a curve: the line, the chord, and for each dot its marker, whiskers and ring."""
     at = [frame.at(dot.across, dot.up) for dot in curve.dots]
     ends = [dot.alpha for dot in curve.dots]
     chord = (at[0], at[-1]) if len(at) > 1 and (ends[0], ends[-1]) == (0.0, 1.0) else None
-    dots = []
-    for dot, (x, y) in zip(curve.dots, at, strict=True):
-        kind = {1.0: "full", 0.5: "half"}.get(dot.alpha, "small")
-        path = marks.marker(curve.index, x, y, 3.6 if kind == "small" else 5.5)
-        ring = marks.marker(0, x, y, 8.5) if dot.num_chose else ""
-        title = _title(curve.label, dot.alpha, dot.across, dot.up, name)
-        title += f"; chosen on ID validation by {dot.num_chose} seed{'s'[: dot.num_chose != 1]}" if dot.num_chose else ""
-        dots.append({"kind": kind, "path": path, "whiskers": _whiskers(dot, frame), "ring": ring, "x": x, "y": y, "title": title})
-    line = "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in at) if len(at) > 2 else ""
-    return {"index": curve.index, "css": _css(curve), "line": line, "chord": _chord(chord, curve.index) if chord else None, "dots": dots}
+    main = max(curve.dots, key=lambda dot: dot.num_chose)
+    shown = [dot for dot in curve.dots if dot.alpha in (0.5, 1.0)]
+    return {
+        "css": marks.css_class(curve.index),
+        "label": curve.label,
+        "line": "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in at) if len(at) > 2 else "",
+        "chord": _chord(chord, curve.index) if chord else None,
+        "dots": [_dot(curve, dot, frame, name, size, main=dot is main and dot.num_chose > 0) for dot in curve.dots],
+        "tip": " · ".join(
+            f"{'fine-tuned' if dot.alpha == 1 else 'α = 0.5'}: {100 * dot.across.mean:.1f} / {100 * dot.up.mean:.1f}" for dot in shown
+        ),
+        "rises": curve.dots[-1].up.mean > curve.dots[len(curve.dots) // 2].up.mean,
+        "summary": summary([curve], None, name),
+    }
+
+
+def _dot(curve: Curve, dot: Dot, frame: Frame, name: str, size: float, *, main: bool) -> dict[str, object]:
+    """One dot; `main` says that most seeds chose this alpha."""
+    x, y = frame.at(dot.across, dot.up)
+    kind = {1.0: "full", 0.5: "half"}.get(dot.alpha, "small")
+    near = f"α = {dot.alpha:g}" + (", chosen" if main else "")
+    return {
+        "x": x,
+        "y": y,
+        "kind": kind,
+        "path": marks.marker(curve.index, x, y, size * (3.6 if kind == "small" else 5.5)),
+        "whiskers": _whiskers(dot, frame),
+        "ring": marks.marker(0, x, y, size * 8.5) if dot.num_chose else "",
+        "near": near if (kind == "half" or main) and dot.alpha < 1 else "",
+        "title": "; ".join(filter(None, (dot_title(curve.label, dot.alpha, dot.across, dot.up, name), dot.chosen))),
+        "tip": (
+            ", ".join(filter(None, (f"{curve.label}, α = {dot.alpha:g}", dot.chosen.replace("on ID validation ", "")))),
+            f"ID {dot.across} · {name} {dot.up}",
+        ),
+    }
 
 
 def _chord(ends: tuple[tuple[float, float], tuple[float, float]], index: int) -> dict[str, object]:
@@ -217,10 +266,5 @@ def _whiskers(dot: Dot, frame: Frame) -> str:
     return path
 
 
-def _css(curve: Curve) -> str:
-    return f"m{curve.index % len(marks.METHOD_COLOURS['light'])}"
-
-
-def _title(label: str, alpha: float, across: Cell, up: Cell, name: str) -> str:
-    """What a dot says when pointed at."""
-    return f"{label}, α = {alpha:g}: ID {across}, {name} {up}"
+def _short(name: str) -> str:
+    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"

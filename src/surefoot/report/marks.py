@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 # Okabe and Ito's colour-blind safe palette, darkened or lightened until it stands out from the page at 3:1 or more.
 METHOD_COLOURS = {
-    "light": ("#0072b2", "#c44e00", "#008a66", "#b0548f", "#9a6a00", "#2a86b8", "#5b5b5b"),
-    "dark": ("#5cb3ee", "#ff8b4a", "#2fc79b", "#e59cc8", "#f0b93a", "#8fd0f5", "#b8b8b8"),
+    "light": ("#0072b2", "#c44e00", "#008a66", "#b0548f", "#9a6a00", "#6b5bd0", "#5b5b5b", "#7d2e3a"),
+    "dark": ("#5cb3ee", "#ff8b4a", "#2fc79b", "#e59cc8", "#f0b93a", "#a99bff", "#b8b8b8", "#f28b9b"),
 }
 INK = {
     "light": {"paper": "#ffffff", "ink": "#1c1f24", "muted": "#5a616b", "line": "#d8dce2"},
     "dark": {"paper": "#14171c", "ink": "#e8eaed", "muted": "#a2a9b4", "line": "#343a44"},
 }
-# Corners and rotation in degrees; no corners is a circle. Seven colours and six shapes: 42 methods until a pair comes again.
+# Corners and rotation in degrees; no corners is a circle. Eight colours and six shapes: 24 methods until a pair comes again.
 SHAPES = ((0, 0.0), (4, 45.0), (3, -90.0), (4, 0.0), (3, 90.0), (5, -90.0))
 
 
@@ -42,6 +43,40 @@ def marker(index: int, x: float, y: float, radius: float) -> str:
 def star(x: float, y: float, radius: float) -> str:
     """Path data of a five-pointed star, the zero-shot model."""
     return _polygon([(radius * (1 if corner % 2 == 0 else 0.45), 36 * corner - 90) for corner in range(10)], x, y)
+
+
+def css_class(index: int) -> str:
+    """The class that gives a picture's elements the colour of the method at `index`."""
+    return f"m{index % len(METHOD_COLOURS['light'])}"
+
+
+def spread_out(wanted: Sequence[float], gap: float, low: float, high: float) -> list[float]:
+    """Places for labels: as near to the wanted ones as a distance of `gap` allows, in the same order, inside low..high.
+
+    The places with the least squared displacement: neighbours that would collide move as one group to the mean of what they want
+    (pool adjacent violators). Where there is no room for all of them the gap shrinks.
+
+    Examples:
+        >>> spread_out([50.0, 10.0, 52.0], gap=10, low=0, high=100)
+        [46.0, 10.0, 56.0]
+        >>> spread_out([98.0, 99.0], gap=10.0, low=0.0, high=100.0)
+        [90.0, 100.0]
+    """
+    count = len(wanted)
+    gap = min(gap, (high - low) / max(count - 1, 1))
+    order = sorted(range(count), key=lambda number: wanted[number])
+    groups: list[list[float]] = []  # of places without the gaps before them
+    for rank, number in enumerate(order):
+        groups.append([wanted[number] - rank * gap])
+        while len(groups) > 1 and statistics.fmean(groups[-2]) > statistics.fmean(groups[-1]):
+            last = groups.pop()
+            groups[-1] += last
+    flat = [statistics.fmean(group) for group in groups for _ in group]
+    most = high - (count - 1) * gap
+    found = [0.0] * count
+    for rank, number in enumerate(order):
+        found[number] = min(max(flat[rank], low), most) + rank * gap
+    return found
 
 
 def _polygon(corners: Sequence[tuple[float, float]], x: float, y: float) -> str:

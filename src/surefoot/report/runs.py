@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from surefoot.errors import DataError
-from surefoot.records import Choice, Difference, Evaluation, Record
+from surefoot.records import Choice, Described, Difference, Evaluation, Example, Record, Trained
 
 ZERO_SHOT = "zero_shot"
-NAMES = {ZERO_SHOT: "zero-shot", "tp_ft": "TP-FT", "flyp": "FLYP"}
+HALF, CHOSEN = " + WiSE-FT 0.5", " + WiSE-FT (ID val.)"  # how the names of a method's other rows end
+NAMES = {
+    ZERO_SHOT: "zero-shot",
+    "lp": "LP",
+    "ft": "FT",
+    "tp_ft": "TP-FT",
+    "lp_ft": "LP-FT",
+    "l2_sp": "L2-SP",
+    "flyp": "FLYP",
+    "flyp_ce": "FLYP-CE",
+}
 
 
 @dataclass(frozen=True)
@@ -22,11 +32,14 @@ class Run:
 
 @dataclass(frozen=True)
 class Runs:
-    """Everything a report shows: runs and choices by method and seed, differences by what is compared and on which set."""
+    """Everything a report shows: runs, choices and trainings by method and seed, differences by what is compared and on which set."""
 
-    runs: dict[tuple[str, int], Run]
-    choices: dict[tuple[str, int], Choice]
-    differences: dict[tuple[str, str, str], Difference]
+    runs: dict[tuple[str, int], Run] = field(default_factory=dict)
+    choices: dict[tuple[str, int], Choice] = field(default_factory=dict)
+    differences: dict[tuple[str, str, str], Difference] = field(default_factory=dict)
+    examples: list[Example] = field(default_factory=list)
+    trained: dict[tuple[str, int], Trained] = field(default_factory=dict)
+    described: Described | None = None
 
     @property
     def dataset(self) -> str:
@@ -79,45 +92,58 @@ def collect(records: Iterable[Record]) -> Runs:
     What was written later counts. An alpha evaluated twice is taken once; the first evaluation under other settings starts its run anew,
     so that no curve joins points of two settings; and the first one on other data or from other weights starts everything anew.
 
-    Choices and differences count as far as they were drawn together, from the runs that stand.
+    Choices, differences and examples count as far as they were drawn together, from the runs that stand; a training counts if its
+    settings are those of the run that stands, the last description of the data if it names the data set of the evaluations.
 
     Raises:
         DataError: no evaluation among the records, or evaluations of several datasets.
     """
-    found = Runs({}, {}, {})
+    found, concluded = Runs(), ""
     origin: tuple[object, ...] = ()
-    concluded = ""
+    trained: dict[tuple[str, int, str], Trained] = {}
+    described: Described | None = None
     for record in records:
-        if isinstance(record, Difference | Choice):
+        if isinstance(record, Difference | Choice | Example):
             if record.runs != concluded:
-                found.choices.clear()
-                found.differences.clear()
+                _drop_conclusions(found)
                 concluded = record.runs
             _conclude(found, record)
+        elif isinstance(record, Trained):
+            trained[record.method, record.seed, record.settings_hash] = record
+        elif isinstance(record, Described):
+            described = record
         else:
             if found.runs and _origin(record) != origin:
                 _require_same_dataset(found, record)
-                found = Runs({}, {}, {})
+                found = Runs()
             origin = _origin(record)
             _add(found, record)
     if not found.runs:
         raise DataError("There are no evaluations among the records. A report needs at least one: run `surefoot compare` first.")
-    return found
+    keys = {(method, seed): (method, seed, run.settings_hash) for (method, seed), run in found.runs.items()}
+    standing = {run: trained[key] for run, key in keys.items() if key in trained}
+    return replace(found, trained=standing, described=described if described and described.dataset == found.dataset else None)
 
 
-def _conclude(found: Runs, record: Difference | Choice) -> None:
+def _conclude(found: Runs, record: Difference | Choice | Example) -> None:
     if isinstance(record, Difference):
         found.differences[record.a, record.b, record.on] = record
-    else:
+    elif isinstance(record, Choice):
         found.choices[record.method, record.seed] = record
+    elif record not in found.examples:
+        found.examples.append(record)
+
+
+def _drop_conclusions(found: Runs) -> None:
+    for drawn in (found.choices, found.differences, found.examples):
+        drawn.clear()
 
 
 def _add(found: Runs, record: Evaluation) -> None:
     key = (record.method, record.seed)
     if key in found.runs and found.runs[key].settings_hash != record.settings_hash:
         del found.runs[key]
-        found.choices.clear()
-        found.differences.clear()
+        _drop_conclusions(found)
     found.runs.setdefault(key, Run(record.settings_hash)).points[_key(record.alpha)] = record
 
 

@@ -12,9 +12,31 @@ from rich.table import Table
 from rich.text import Text
 
 from surefoot.records import Evaluation, Record
-from surefoot.report.runs import ZERO_SHOT, Runs, collect, display_name
+from surefoot.report.runs import CHOSEN, HALF, ZERO_SHOT, Runs, collect, display_name
 
-HEADERS = {"test": "ID", "avg_shifts": "Avg. shifts", "context": "Context", "context_own": "Context, own text"}
+MORE = "metrics/"  # how the columns of the second table begin: `Evaluation.metrics` of the test set
+HEADERS = {
+    "test": "ID",
+    "avg_shifts": "Avg. shifts",
+    "avg_restricted": "Avg. shifts, own classes",
+    "avg_corruptions": "Avg. corruptions",
+    "context": "Context",
+    "context_own": "Context, own text",
+    "agreement": "Agreement with zero-shot",
+    f"{MORE}mean_per_class": "Mean per class",
+    f"{MORE}macro_f1": "Macro F1",
+    f"{MORE}ece": "ECE",
+}
+GROUPS = {
+    "unseen/": "Unseen",
+    "hm/": "ID and unseen, harmonic mean",
+    "joint_hm/": "Seen + unseen, harmonic mean",
+}  # one column for each set of unseen classes
+# Single restricted shifts and single corruptions are left to the picture of the shifts.
+ORDER = ("test", "avg_shifts", "shifts/", "avg_restricted", "avg_corruptions", *GROUPS, "context", "context_own", "agreement")
+TERMINAL = ("test", "avg_shifts", "unseen/", "context", "context_own", "avg_corruptions", "agreement", "joint_hm/", "avg_restricted")
+TERMINAL_COLUMNS = 5
+LOWER_IS_BETTER = (f"{MORE}ece",)
 MISSING = "–"
 
 
@@ -32,7 +54,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of the table. `name` is what `Difference` records call it; `cells` maps a column such as "avg_shifts" to its cell."""
+    """One line of the table. `name` is what `Difference` records call it; `cells` maps a column such as "avg_shifts" to its cell.
+
+    The measures of the second table are cells too, such as "metrics/ece".
+    """
 
     name: str
     label: str
@@ -61,28 +86,33 @@ def rows_of(runs: Runs) -> list[Row]:
     found = [(ZERO_SHOT, ZERO_SHOT, [runs.zero_shot] if runs.zero_shot else [])]
     for method in runs.methods:
         found.append((method, method, runs.at(method, 1.0)))
-        found.append((f"{method} + WiSE-FT 0.5", method, runs.at(method, 0.5)))
-        found.append((f"{method} + WiSE-FT (ID val.)", method, runs.chosen(method)))
+        found.append((method + HALF, method, runs.at(method, 0.5)))
+        found.append((method + CHOSEN, method, runs.chosen(method)))
     return [Row(name, display_name(name), method, _cells(evaluations)) for name, method, evaluations in found if evaluations]
 
 
 def cell(evaluations: Iterable[Evaluation], column: str) -> Cell | None:
     """Mean and spread of one column, over the seeds that have it; None when no seed does."""
-    values = [value for evaluation in evaluations if math.isfinite(value := evaluation.accuracy.get(column, math.nan))]
+    values = [value for evaluation in evaluations if math.isfinite(value := _measures(evaluation).get(column, math.nan))]
     if not values:
         return None
     return Cell(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
 
 
 def columns(table: Sequence[Row]) -> list[str]:
-    """The columns of a table in reading order."""
+    """The columns of the first table in reading order."""
     return in_order(column for row in table for column in row.cells)
 
 
-def in_order(names: Iterable[str]) -> list[str]:
-    """The names that are columns of a table, each once, in reading order: ID, mean of the shifts, each shift, unseen classes, contexts."""
+def more_columns(table: Sequence[Row]) -> list[str]:
+    """The columns of the second table: other measures of the ID test set."""
+    present = {column for row in table for column in row.cells}
+    return [column for column in HEADERS if column.startswith(MORE) and column in present]
+
+
+def in_order(names: Iterable[str], order: Sequence[str] = ORDER) -> list[str]:
+    """The names that are columns of the first table, each once, in reading order: ID, shifts, corruptions, unseen classes, contexts."""
     present = list(dict.fromkeys(names))
-    order = ("test", "avg_shifts", "shifts/", "unseen/", "context", "context_own")
     return [column for group in order for column in present if (column.startswith(group) if group.endswith("/") else column == group)]
 
 
@@ -96,9 +126,9 @@ def header(column: str, among: Sequence[str] = ()) -> str:
         'Unseen: icons'
     """
     group, _, name = column.partition("/")
-    if group == "unseen" and name:
-        return f"Unseen: {name}" if sum(other.startswith("unseen/") for other in among) > 1 else "Unseen"
-    return name or HEADERS.get(column, column)
+    if title := GROUPS.get(f"{group}/", ""):
+        return f"{title}: {name}" if sum(other.startswith(f"{group}/") for other in among) > 1 else title
+    return HEADERS.get(column, name or column)
 
 
 def row_label(row: Row, table: Sequence[Row]) -> str:
@@ -110,19 +140,52 @@ def row_label(row: Row, table: Sequence[Row]) -> str:
 
 
 def best(table: Sequence[Row], column: str) -> str | None:
-    """The highest mean of a column as displayed, so that rows which read the same are marked alike; None for a table of one row."""
+    """The best mean of a column as displayed, so that rows which read the same are marked alike; None for a table of one row.
+
+    The best is the highest, and for a calibration error the lowest.
+    """
     means = [row.cells[column].mean for row in table if column in row.cells]
-    return f"{100 * max(means):.1f}" if len(table) > 1 and means else None
+    pick = min if column in LOWER_IS_BETTER else max
+    return f"{100 * pick(means):.1f}" if len(table) > 1 and means else None
 
 
 def is_best(row: Row, table: Sequence[Row], column: str) -> bool:
-    """Whether the row reads as high as the column's highest mean."""
+    """Whether the row reads as good as the column's best mean."""
     return column in row.cells and f"{100 * row.cells[column].mean:.1f}" == best(table, column)
 
 
+def is_worse(row: Row, table: Sequence[Row], column: str) -> bool:
+    """Whether the row reads worse than zero-shot in that column; False without zero-shot."""
+    zero = next((other.cells.get(column) for other in table if other.method == ZERO_SHOT), None)
+    if zero is None or column not in row.cells:
+        return False
+    gain = round(100 * row.cells[column].mean, 1) - round(100 * zero.mean, 1)
+    return gain > 0 if column in LOWER_IS_BETTER else gain < 0
+
+
 def markdown(table: Sequence[Row]) -> str:
-    """The table in Markdown: percent, mean ± standard deviation over seeds, the highest mean in bold."""
-    shown = columns(table)
+    """The tables in Markdown: percent, mean ± standard deviation over seeds, the best mean in bold.
+
+    Other measures of the ID test set follow in a second table where the records hold them.
+    """
+    first, second = _markdown(table, columns(table)), more_columns(table)
+    return f"{first}\nMore about ID:\n\n{_markdown(table, second)}" if second else first
+
+
+def rich_table(table: Sequence[Row], *, each_shift: bool = False) -> Table:
+    """The table for the terminal; with `each_shift` all columns, otherwise the most telling ones, so that it fits 80 to 100 letters."""
+    present = columns(table)
+    shown = present if each_shift else in_order(in_order(present, TERMINAL)[:TERMINAL_COLUMNS])
+    view = Table("", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in shown:
+        view.add_column(Text(header(column, shown).replace(", ", ",\n")), justify="right")
+    for row in table:
+        styled = ((str(row.cells.get(column, MISSING)), "bold" if is_best(row, table, column) else "") for column in shown)
+        view.add_row(Text(row_label(row, table)), *(Text(text, style=style) for text, style in styled))
+    return view
+
+
+def _markdown(table: Sequence[Row], shown: Sequence[str]) -> str:
     lines = [["", *(_plain(header(column, shown)) for column in shown)], ["---", *("---:" for _ in shown)]]
     for row in table:
         texts = [str(row.cells.get(column, MISSING)) for column in shown]
@@ -131,20 +194,13 @@ def markdown(table: Sequence[Row]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def rich_table(table: Sequence[Row], *, each_shift: bool = False) -> Table:
-    """The table for the terminal; the single shifts are left out unless `each_shift`, so that it fits 80 letters."""
-    shown = [column for column in columns(table) if each_shift or not column.startswith("shifts/")]
-    view = Table("", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in shown:
-        view.add_column(Text(header(column, shown)), justify="right")
-    for row in table:
-        styled = ((str(row.cells.get(column, MISSING)), "bold" if is_best(row, table, column) else "") for column in shown)
-        view.add_row(Text(row_label(row, table)), *(Text(text, style=style) for text, style in styled))
-    return view
+def _measures(evaluation: Evaluation) -> dict[str, float]:
+    """Accuracies, and the other measures of the test set under the names of the second table's columns."""
+    return {**evaluation.accuracy, **{MORE + name: value for name, value in evaluation.metrics.get("test", {}).items()}}
 
 
 def _cells(evaluations: Sequence[Evaluation]) -> dict[str, Cell]:
-    named = dict.fromkeys(column for evaluation in evaluations for column in evaluation.accuracy)
+    named = dict.fromkeys(column for evaluation in evaluations for column in _measures(evaluation))
     found = {column: cell(evaluations, column) for column in named}
     return {column: value for column, value in found.items() if value is not None}
 

@@ -7,14 +7,21 @@ from collections.abc import Mapping
 from surefoot.report.runs import ZERO_SHOT, Runs
 from surefoot.report.table import Row, columns, header, rows_of
 
-WORDS = {"test": "on ID", "avg_shifts": "on the average of the shifts", "context": "on context recognition"}
+WORDS = {
+    "test": "on ID",
+    "avg_shifts": "on the average of the shifts",
+    "avg_corruptions": "on the average of the corruptions",
+    "context": "on context recognition",
+    "agreement": "of agreement with zero-shot",
+}
 
 
 def sentences(runs: Runs) -> list[str]:
     """One sentence for each method that is fine-tuned to alpha 1; the method with the highest ID accuracy comes first.
 
-    A sentence tells the change on ID, the worst change elsewhere (shifts' average, unseen classes, context), and what WiSE-FT 0.5 gives
-    back of a loss. A change whose paired interval holds 0 is marked undecided.
+    A sentence tells the change on ID, the worst change elsewhere (averages of shifts and of corruptions, unseen classes, context; the
+    agreement with zero-shot where there is nothing else), and what WiSE-FT 0.5 gives back of a loss. A change whose paired interval
+    holds 0 is marked undecided.
     """
     table = {row.name: row for row in rows_of(runs) if "test" in row.cells}
     tuned = sorted((table[method] for method in runs.methods if method in table), key=lambda row: -row.cells["test"].mean)
@@ -28,8 +35,9 @@ def sentences(runs: Runs) -> list[str]:
 def _sentence(runs: Runs, table: Mapping[str, Row], row: Row) -> str:
     zero = table[ZERO_SHOT]
     text = f"{row.label} {_claim(runs, row, zero, 'test')}"
-    elsewhere = [column for column in columns([row]) if column.startswith(("avg_shifts", "unseen/")) or column == "context"]
-    shared = [column for column in elsewhere if column in zero.cells]
+    present = [column for column in columns([row]) if column in zero.cells]
+    shared = [column for column in present if column.startswith(("avg_shifts", "avg_corruptions", "unseen/")) or column == "context"]
+    shared = shared or [column for column in present if column == "agreement"]
     if not shared:
         return f"{text}."
     worst = min(shared, key=lambda column: _change(row, zero, column))

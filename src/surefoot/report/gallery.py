@@ -1,0 +1,59 @@
+"""Pictures that one model gets right and another wrong, in both directions."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+
+from surefoot.records import Example
+from surefoot.report.runs import Runs, display_name
+from surefoot.report.table import header
+
+KINDS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif"}
+CHANGES = {"gained": "From wrong to right", "lost": "From right to wrong"}
+
+
+def section(runs: Runs, folder: Path) -> dict[str, object] | None:
+    """What the section shows, or None without examples: pictures of both directions for each pair of models, and how many were left out."""
+    pairs = list(dict.fromkeys((example.a, example.b) for example in runs.examples))
+    shown = []
+    num_missing = 0
+    for a, b in pairs:
+        groups = {}
+        for change, title in CHANGES.items():
+            examples = [example for example in runs.examples if (example.a, example.b, example.change) == (a, b, change)]
+            cards = [card for example in examples if (card := _card(example, folder))]
+            num_missing += len(examples) - len(cards)
+            if cards:
+                groups[title] = cards
+        if groups:
+            shown.append({"a": display_name(a), "b": display_name(b), "groups": groups})
+    return {"pairs": shown, "num_missing": num_missing} if pairs else None
+
+
+def _card(example: Example, folder: Path) -> dict[str, str] | None:
+    """One picture with its caption, or None if the file is not there (any more)."""
+    source = _data_uri(folder, example.image)
+    if source is None:
+        return None
+    return {
+        "source": source,
+        "label": example.label,
+        "on": "" if example.on == "test" else header(example.on),
+        "b": f"{example.answer_b} ({100 * example.confidence_b:.0f}%)",
+        "a": f"{example.answer_a} ({100 * example.confidence_a:.0f}%)",
+        "title": example.path,
+    }
+
+
+def _data_uri(folder: Path, image: str) -> str | None:
+    """The picture itself, as an address; files outside the records' folder are not read."""
+    path = (folder / image).resolve()
+    kind = KINDS.get(path.suffix.lower())
+    if kind is None or not path.is_relative_to(folder.resolve()):
+        return None
+    try:
+        content = path.read_bytes()
+    except OSError:
+        return None
+    return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"
