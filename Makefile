@@ -13,12 +13,12 @@ test: setup  ## what CI runs
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
 
 check: setup  ## the fast loop
 	$(BIN)/ruff check .
 	$(BIN)/mypy
-	$(BIN)/pytest -q -x tests
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -x -n auto tests
 
 setup: $(VENV)/.ready
 

@@ -13,11 +13,11 @@ SOURCE = Path(surefoot.__file__).parent
 # A module imports only from rows above its own, or from its own row further left; a folder is one entry and may import within itself.
 ROWS = [
     ["errors"],
-    ["losses", "weights", "metrics"],
+    ["losses", "weights", "metrics", "intervals", "robustness", "adapters", "layers", "hf_clip"],
     ["prompts", "model", "heads", "records", "data"],
     ["objective", "methods"],
-    ["train", "protocols", "compare"],
-    ["config", "report", "cli"],
+    ["train", "protocols", "compare", "bundle", "predict", "advise", "tune"],
+    ["job", "config", "report", "cli"],
 ]
 ORDER = {name: (row, place) for row, names in enumerate(ROWS) for place, name in enumerate(names)}
 FILES = sorted(SOURCE.rglob("*.py"))

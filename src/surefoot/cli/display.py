@@ -1,0 +1,70 @@
+"""What a comparison shows while it runs: a bar with the time left, and the table as it grows."""
+
+from __future__ import annotations
+
+from rich.console import Group
+from rich.live import Live
+from rich.progress import TaskID
+
+from surefoot import records
+from surefoot.cli.console import bar, console
+from surefoot.compare import Comparison, Plan, Watcher
+from surefoot.report import rich_table, rows
+from surefoot.train import Step
+
+TRAINING_COST = 3  # forward and backward against one forward
+
+
+class Display(Watcher):
+    """Counts images that still have to be trained or judged on; what was finished before is no part of the bar."""
+
+    def __init__(self) -> None:
+        self.found: list[records.Record] = []
+        self.progress = bar(transient=False)
+        self.progress.live.transient = False
+        self.task: TaskID | None = None
+        self.live = Live(self._view(), console=console, refresh_per_second=2)
+
+    def begin(self, comparison: Comparison) -> None:
+        """Learn how much work there is."""
+        plan, judge = comparison.plan, comparison.judge
+        total = judge.num_images
+        for name in plan.tuned:
+            method = plan.method_of(name)
+            for seed in plan.seeds:
+                missing = comparison.missing(name, seed)
+                total += judge.num_images * len([a for a in missing if a > 0]) * ("visual" in method.trains)
+                if missing and not comparison.weights_path(method, plan.training_of(name, seed)).is_file():
+                    total += training_work(plan, name, len(comparison.data_of[seed].split("train")))
+        self.task = self.progress.add_task("images", total=total)
+
+    def _view(self) -> Group:
+        return Group(rich_table(rows(self.found)), self.progress) if self.found else Group(self.progress)
+
+    def run(self, method: str, seed: int, number: int, total: int, *, training: bool, images: int) -> None:
+        del training, images
+        if self.task is not None:
+            self.progress.update(self.task, description=f"{method}, seed {seed} ({number} of {total})")
+
+    def step(self, step: Step) -> None:
+        if self.task is not None and not step.cached:
+            self.progress.advance(self.task, TRAINING_COST * step.num_images)
+
+    def judged(self, num_images: int) -> None:
+        if self.task is not None:
+            self.progress.advance(self.task, num_images)
+
+    def evaluated(self, record: records.Evaluation) -> None:
+        self.found.append(record)
+        self.live.update(self._view())
+        if not console.is_terminal and record.alpha in (0.0, 1.0):
+            shown = {key: record.accuracy[key] for key in ("test", "avg_shifts", "context") if key in record.accuracy}
+            text = "  ".join(f"{key} {100 * value:.1f}" for key, value in shown.items())
+            console.print(f"{record.method} seed {record.seed} alpha {record.alpha:.1f}  {text}")
+
+
+def training_work(plan: Plan, name: str, num_train: int) -> int:
+    """Images that a run trains on, over all steps, in units of one forward pass."""
+    training, method = plan.training_of(name, 0), plan.method_of(name)
+    stages = [stage for stage in method.stages if stage.groups & {"visual", "text"}]
+    return sum(TRAINING_COST * training.num_steps(num_train) * min(training.batch_size, num_train) for _ in stages)

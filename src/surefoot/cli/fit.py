@@ -1,0 +1,122 @@
+"""`surefoot fit`: one good model from a folder of images, with an honest report beside it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.markup import escape
+
+from surefoot import config, records
+from surefoot.advise import Advice, advise, duration
+from surefoot.bundle import save_bundle
+from surefoot.cli import console as shared
+from surefoot.cli.compare import resolve, run
+from surefoot.compare import Comparison
+from surefoot.data import Dataset
+from surefoot.errors import SettingError
+from surefoot.job import DataOptions, Job
+from surefoot.methods import wise_ft
+from surefoot.train import start_state
+
+ADVICE = "advice.json"
+
+
+Method = Annotated[str | None, typer.Option(help="See 'surefoot methods'. Default: chosen for the data and the machine.")]
+Alpha = Annotated[str, typer.Option(help="WiSE-FT's coefficient: 'val' (chosen on ID validation) or a number in 0..1.")]
+Minutes = Annotated[float, typer.Option(help="How long training may take; a cheaper method is taken where one does not fit.")]
+Seed = Annotated[int, typer.Option(help="Of order, crops and prompts.")]
+
+
+def fit(
+    data: shared.Data,
+    out: shared.Out = Path("runs/fit"),
+    method: Method = None,
+    model: shared.Model = None,
+    alpha: Alpha = "val",
+    minutes: Minutes = 120,
+    seed: Seed = 0,
+    recipe: shared.Recipe = None,
+    precision: shared.PrecisionOption = None,
+    device: shared.Device = "auto",
+    split_seed: shared.SplitSeed = 0,
+    val_share: shared.ValShare = 0.15,
+    test_share: shared.TestShare = 0.15,
+    skip_unreadable: shared.SkipUnreadable = False,
+    set_: shared.Set = None,
+) -> None:
+    """Fine-tune on a folder of images. OUT/model is the classifier, OUT/report what it gained and what it cost."""
+    coefficient = _alpha(alpha)
+    options = DataOptions(
+        data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable
+    )  # fmt: skip
+    settings = resolve(recipe, set_, model=model, methods=[method] if method else None, seeds=[seed], precision=precision)
+    plan = replace(settings.plan, alphas=tuple(sorted({*settings.plan.alphas, *([] if coefficient is None else [coefficient])})))
+    job = Job(data=options, model=settings.model, precision=settings.precision, plan=plan, device=device)
+    with shared.counting("reading images") as on_image:
+        dataset = options.open(on_image)
+    asked = {"method": method, "minutes": minutes, "job": json.loads(json.dumps(asdict(job)))}
+    advice = _advice(job, dataset, out, asked, set(config.parse_assignments(set_ or [])))
+    for sentence in advice["reasons"]:
+        shared.console.print(f"- {escape(sentence)}", soft_wrap=True)
+    shared.console.print(f"- Training takes about {duration(advice['seconds'])} and {advice['bytes'] / 1e9:.1f} GB of memory.")
+    comparison = run(_with(job, advice), dataset, out, {ADVICE: json.dumps({"asked": asked, **advice}, indent=1) + "\n"})
+    _write_model(comparison, out, coefficient)
+
+
+def _with(job: Job, advice: Mapping[str, Any]) -> Job:
+    """The job with the method and the training that were advised; what the user set stays."""
+    plan, name = job.plan, advice["method"]
+    overrides = {name: {**advice["settings"], **plan.overrides.get(name, {})}}
+    return replace(job, plan=replace(plan, methods=(name,), training=replace(plan.training, **advice["training"]), overrides=overrides))
+
+
+def _alpha(text: str) -> float | None:
+    try:
+        value = None if text == "val" else float(text)
+    except ValueError as error:
+        raise SettingError(f"--alpha is '{text}'; it must be 'val' or a number in 0..1.") from error
+    if value is not None and not 0 <= value <= 1:
+        raise SettingError(f"--alpha is {value}; it must be 'val' or a number in 0..1.")
+    return value
+
+
+def _advice(job: Job, dataset: Dataset, out: Path, asked: Mapping[str, Any], given: set[str]) -> dict[str, Any]:
+    """What was advised for the same question before, so that an interrupted run goes on; measured now otherwise."""
+    path = out / ADVICE
+    if path.is_file() and (stored := json.loads(path.read_text(encoding="utf-8"))).get("asked") == asked:
+        return dict(stored)
+    shared.console.print("Measuring a few steps...")
+    model = job.load_model()
+    advice: Advice = advise(
+        model, dataset, job.plan.training, start_state(model, dataset), method=asked["method"], minutes=asked["minutes"]
+    )
+    changed = {k: v for k, v in asdict(advice.training).items() if v != asdict(job.plan.training)[k] and k not in given}
+    return {
+        "method": advice.method,
+        "settings": dict(advice.settings),
+        "training": changed,
+        "reasons": list(advice.reasons),
+        "seconds": advice.cost.seconds,
+        "bytes": advice.cost.num_bytes,
+    }
+
+
+def _write_model(comparison: Comparison, out: Path, coefficient: float | None) -> None:
+    """The classifier at the coefficient that was asked for, or that ID validation chose."""
+    name, seed = comparison.plan.methods[0], comparison.plan.seeds[0]
+    method = comparison.plan.method_of(name)
+    choice = [r for r in records.read(out) if isinstance(r, records.Choice) and (r.method, r.seed) == (name, seed)][-1]
+    alpha = choice.alpha if coefficient is None else coefficient
+    end, _ = comparison.trained(method, comparison.plan.training_of(name, seed))
+    save_bundle(
+        out / "model", comparison.model, wise_ft(comparison.start, end, alpha), comparison.dataset, method, alpha,
+        seed=seed, settings=comparison.settings(method, comparison.plan.training_of(name, seed)), **comparison.provenance,
+    )  # fmt: skip
+    how = "chosen on ID validation" if coefficient is None else "as asked"
+    shared.console.print(f"Model: {escape(str(out / 'model'))} (alpha {alpha:g}, {how})", soft_wrap=True)
+    shared.console.print(f"Try: surefoot predict {escape(str(out))} IMAGE", soft_wrap=True)

@@ -1,0 +1,44 @@
+"""`surefoot report`: page, table and picture from the records of a folder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+
+from surefoot import records
+from surefoot.cli.console import console
+from surefoot.report import frontier_svg, markdown, rich_table, rows, write_page
+
+COMMAND = "command.txt"
+
+
+def report(folder: Annotated[Path, typer.Argument(help="A folder that 'surefoot compare' or 'surefoot fit' wrote.")]) -> None:
+    """Write the report of a comparison again (page, table as markdown, picture), and print its table."""
+    write_report(folder)
+
+
+def write_report(folder: Path) -> None:
+    """The page, the table as markdown and the picture alone, in report/; the table on the console too."""
+    page = write_page(folder, folder / "report", command=command_of(folder))
+    found = list(records.read(folder))
+    (page.parent / "table.md").write_text(markdown(rows(found)), encoding="utf-8")
+    if against := frontier_column(found):
+        (page.parent / "frontier.svg").write_text(frontier_svg(found, on=against), encoding="utf-8")
+    console.print(rich_table(rows(found)))
+    console.print(f"Report: {escape(str(page))}", soft_wrap=True)
+
+
+def frontier_column(found: list[records.Record]) -> str | None:
+    """What ID accuracy is drawn against: shifts, or corruptions, unseen classes, contexts, agreement, whichever the data have first."""
+    measured = {column for record in found if isinstance(record, records.Evaluation) for column in record.accuracy}
+    unseen = sorted(column for column in measured if column.startswith("unseen/"))
+    return next((c for c in ("avg_shifts", "avg_corruptions", *unseen, "context", "agreement") if c in measured), None)
+
+
+def command_of(folder: Path) -> str:
+    """The command that made the records of a folder, as it was noted there."""
+    path = folder / COMMAND
+    return path.read_text(encoding="utf-8").strip() if path.is_file() else f"surefoot report {folder}"

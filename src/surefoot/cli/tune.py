@@ -1,0 +1,166 @@
+"""`surefoot tune`: the settings of one method, chosen on ID validation."""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.markup import escape
+from rich.progress import TaskID
+from rich.table import Table
+
+from surefoot import config
+from surefoot.cli import console as shared
+from surefoot.data import Dataset, load
+from surefoot.data.subsets import base_to_new as base_half
+from surefoot.data.survey import verified
+from surefoot.job import pick_precision
+from surefoot.model import load_model, pick_device
+from surefoot.train import Step
+from surefoot.tune import Trial, Tuned, Watcher, parse_space, search, train_and_val
+from surefoot.tune.choice import RULE, shown
+from surefoot.tune.search import DEFAULT_TRIALS
+
+Name = Annotated[str, typer.Option("--method", help="The method whose settings are searched; see 'surefoot methods'.")]
+Out = Annotated[Path, typer.Option(help="Folder for trials and the tuned recipe. Trials that are finished there are not run again.")]
+Trials = Annotated[
+    int | None, typer.Option(help=f"How many trials at most. Default: {DEFAULT_TRIALS}, or no limit with --minutes.", show_default=False)
+]
+Minutes = Annotated[float | None, typer.Option(help="How long at most; a trial that would pass it is not begun.")]
+Space = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="What is searched: learning_rate=1e-5..1e-3:log is a range, epochs=5,10,20 are values. May be repeated. "
+        "Default: learning rate, length, and the method's own strengths."
+    ),
+]
+SelectOn = Annotated[str, typer.Option(help="The split that chooses. Only 'val' is accepted: a test set never chooses.")]
+Seeds = Annotated[str | None, typer.Option(help="Comma-separated; a trial takes the first, the tuned recipe keeps all.")]
+
+
+def tune(
+    data: shared.Data,
+    method: Name,
+    out: Out = Path("runs/tune"),
+    trials: Trials = None,
+    minutes: Minutes = None,
+    space: Space = None,
+    select_on: SelectOn = "val",
+    recipe: shared.Recipe = None,
+    model: shared.Model = None,
+    seeds: Seeds = None,
+    seeds_per_trial: Annotated[int, typer.Option(help="Runs a trial, whose mean is its score.")] = 1,
+    search_seed: Annotated[int, typer.Option(help="Seed of the search itself.")] = 0,
+    shots: Annotated[int | None, typer.Option(help="Few-shot: images a class.")] = None,
+    base_to_new: Annotated[bool, typer.Option("--base-to-new", help="Train on the first half of the classes.")] = False,
+    precision: shared.PrecisionOption = None,
+    device: shared.Device = "auto",
+    split_seed: shared.SplitSeed = 0,
+    val_share: shared.ValShare = 0.15,
+    test_share: shared.TestShare = 0.15,
+    skip_unreadable: shared.SkipUnreadable = False,
+    set_: shared.Set = None,
+) -> None:
+    """Search a method's settings within a budget, by ID validation alone; OUT/tuned.toml is a recipe with what was chosen."""
+    settings = config.resolve(
+        config.read_recipe(recipe or ("iconshift" if model in (None, "iconclip") else "clip")),
+        config.parse_assignments(set_ or []),
+        model=model, precision=precision, methods=[method], seeds=shared.numbers(seeds), shots=shots,
+    )  # fmt: skip
+    ranges = parse_space(space) if space else None
+    found = load(data, seed=split_seed, val_share=val_share, test_share=test_share)
+    dataset = opened(base_half(found) if base_to_new else found, skip_unreadable)
+    place = pick_device(device)
+    pre_trained = load_model(settings.model, device=place, precision=pick_precision(settings.precision, place))
+    with Display() as display:
+        tuned = search(
+            method, pre_trained, dataset, settings.plan, out, trials=trials, minutes=minutes, space=ranges, select_on=select_on,
+            seed=search_seed, num_seeds=seeds_per_trial, watcher=display, command="surefoot " + shlex.join(sys.argv[1:]),
+        )  # fmt: skip
+    shared.console.print(table(tuned))
+    tell(tuned, data)
+
+
+def opened(found: Dataset, skip_unreadable: bool) -> Dataset:
+    """Train and val, every image of them read once; no image of another split is opened."""
+    with shared.counting("reading images") as on_image:
+        return verified(train_and_val(found), skip_unreadable=skip_unreadable, on_image=on_image)
+
+
+class Display(Watcher):
+    """One bar for the trials, whose parts count too so that the time left is steady, and one for the steps of the trial under way."""
+
+    def __init__(self) -> None:
+        self.progress = shared.bar()
+        self.trials: TaskID | None = None
+        self.steps: TaskID | None = None
+        self.done = 0
+
+    def __enter__(self) -> Display:
+        self.progress.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        self.progress.stop()
+
+    def trial(self, number: int, total: int | None, settings: Mapping[str, Any]) -> None:
+        if self.trials is None:
+            self.trials = self.progress.add_task("trials", total=total, completed=number)
+        if self.steps is not None:
+            self.progress.remove_task(self.steps)
+        self.steps = self.progress.add_task(f"trial {number}", total=None)
+
+    def step(self, step: Step) -> None:
+        if self.trials is not None and self.steps is not None:
+            self.progress.update(self.steps, completed=step.number, total=step.total)
+            self.progress.update(self.trials, completed=self.done + step.number / step.total)
+
+    def finished(self, trial: Trial) -> None:
+        self.done += 1
+        self.progress.console.print(escape(f"trial {trial.number}  {_score(trial)}  {shown(trial.settings)}"), highlight=False)
+        if self.trials is not None:
+            self.progress.update(self.trials, completed=self.done)
+
+
+def table(tuned: Tuned) -> Table:
+    """All trials, the best first, the chosen one marked, those that failed last."""
+    keys = list(tuned.chosen.settings)
+    made = Table("", "trial", box=box.SIMPLE_HEAD)
+    for key in keys:
+        made.add_column(key, overflow="fold")
+    for title in ("validation", "epoch", "seconds"):
+        made.add_column(title, no_wrap=True)
+    for trial in sorted(tuned.trials, key=lambda trial: (bool(trial.failure), -trial.value, trial.number)):
+        mark = "chosen" if trial == tuned.chosen else "best" if trial == tuned.argmax else ""
+        epochs = ", ".join(str(run.kept_epoch) for run in trial.runs if run.kept_epoch is not None)
+        cells = (mark, str(trial.number), *(_cell(trial.settings[key]) for key in keys), _score(trial), epochs, f"{trial.seconds:.0f}")
+        made.add_row(*map(escape, cells), style="bold" if mark == "chosen" else None)
+    return made
+
+
+def _score(trial: Trial) -> str:
+    return "failed" if trial.failure else f"{100 * trial.value:.1f} ± {100 * trial.error:.1f}"
+
+
+def _cell(value: object) -> str:
+    return "none" if value is None else str(value)
+
+
+def tell(tuned: Tuned, data: str) -> None:
+    """What was chosen and why, where it stands, and what to do with it."""
+    chosen, best = tuned.chosen, tuned.argmax
+    beside = "" if chosen == best else f" Validation cannot tell it from the best, trial {best.number}."
+    lines = [f"Trial {trial.number} failed: {trial.failure}" for trial in tuned.trials if trial.failure]
+    lines += [
+        f"Trial {chosen.number} is chosen: {RULE}.{beside} Trial 0 has the settings that were given.",
+        f"Recipe: {tuned.recipe}",
+        f"Next: surefoot compare {shlex.quote(data)} --recipe {shlex.quote(str(tuned.recipe))}",
+    ]
+    for line in lines:
+        shared.console.print(escape(line), soft_wrap=True, highlight=False)
