@@ -16,9 +16,10 @@ from surefoot.cli import console as shared
 from surefoot.cli.display import Display
 from surefoot.cli.report import COMMAND, write_report
 from surefoot.compare import Comparison
-from surefoot.data import Dataset
+from surefoot.data import Dataset, embedded
 from surefoot.job import DataOptions, Job
 
+DEFAULT_MODEL = "ViT-B-32:laion2b_s34b_b79k"
 Methods = Annotated[str | None, typer.Option(help="Comma-separated, or 'all'; see 'surefoot methods'.")]
 Seeds = Annotated[str | None, typer.Option(help="Comma-separated numbers, such as 0,1,2.")]
 Shots = Annotated[str | None, typer.Option(help="Few-shot: images a class, such as 4 or 1,2,4,8,16; a new draw for each seed.")]
@@ -55,7 +56,7 @@ def compare(
         base_to_new=base_to_new,
     )
     given = {"model": model, "precision": precision, "methods": shared.names(methods), "seeds": shared.numbers(seeds)}
-    settings = resolve(recipe, set_, **given, shots=counts[0], corruptions=corruptions)
+    settings = resolve(data, recipe, set_, **given, shots=counts[0], corruptions=corruptions)
     job = Job(data=options, model=settings.model, precision=settings.precision, plan=settings.plan, device=device)
     with shared.counting("reading images") as on_image:
         dataset = options.open(on_image)
@@ -64,10 +65,16 @@ def compare(
         run(replace(job, plan=replace(job.plan, shots=count)), dataset, folder)
 
 
-def resolve(recipe: str | None, assignments: Sequence[str] | None, **given: Any) -> config.Settings:  # noqa: ANN401
-    """The settings of a recipe, the model's own if none is named, with what the command line gives."""
-    table = config.read_recipe(recipe or ("iconshift" if given.get("model") in (None, "iconclip") else "clip"))
-    return config.resolve(table, config.parse_assignments(assignments or []), **given)
+def resolve(data: str, recipe: str | None, assignments: Sequence[str] | None, **given: Any) -> config.Settings:  # noqa: ANN401
+    """The settings of a recipe with what the command line gives.
+
+    Without a model the embedded data get the embedded one, and anybody's own images a CLIP that was pre-trained on photographs. Without
+    a recipe the model's own is taken.
+    """
+    table = config.read_recipe(recipe) if recipe else {}
+    model = given.get("model") or table.get("model") or ("iconclip" if data in embedded.names() else DEFAULT_MODEL)
+    table = table or config.read_recipe("iconshift" if model == "iconclip" else "clip")
+    return config.resolve(table, config.parse_assignments(assignments or []), **{**given, "model": model})
 
 
 def run(job: Job, dataset: Dataset, folder: Path, files: Mapping[str, str] | None = None) -> Comparison:

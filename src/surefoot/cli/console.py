@@ -18,7 +18,10 @@ Data = Annotated[
     str, typer.Argument(help="A folder with train/<class>/ (val, test, shifts, unseen optional), a CSV or JSONL manifest, or 'iconshift'.")
 ]
 Out = Annotated[Path, typer.Option(help="Folder for records, weights and the report. What is finished there is not run again.")]
-Model = Annotated[str | None, typer.Option(help="iconclip, ARCH:TAG, ARCH:FILE@TAG, local-dir:FOLDER or hf-hub:NAME.")]
+Model = Annotated[
+    str | None,
+    typer.Option(help="ARCH:TAG, ARCH:FILE@TAG, local-dir:FOLDER, hf-hub:NAME or iconclip. Default: ViT-B-32:laion2b_s34b_b79k."),
+]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 PrecisionOption = Annotated[str | None, typer.Option(help="auto (bf16 where the hardware has it), fp32 or bf16.")]
 Set = Annotated[

@@ -54,7 +54,7 @@ def fit(
     options = DataOptions(
         data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable
     )  # fmt: skip
-    settings = resolve(recipe, set_, model=model, methods=[method] if method else None, seeds=[seed], precision=precision)
+    settings = resolve(data, recipe, set_, model=model, methods=[method] if method else None, seeds=[seed], precision=precision)
     plan = replace(settings.plan, alphas=tuple(sorted({*settings.plan.alphas, *([] if coefficient is None else [coefficient])})))
     job = Job(data=options, model=settings.model, precision=settings.precision, plan=plan, device=device)
     with shared.counting("reading images") as on_image:

@@ -15,8 +15,8 @@ from rich.markup import escape
 from rich.progress import TaskID
 from rich.table import Table
 
-from surefoot import config
 from surefoot.cli import console as shared
+from surefoot.cli.compare import resolve
 from surefoot.data import Dataset, load
 from surefoot.data.subsets import base_to_new as base_half
 from surefoot.data.survey import verified
@@ -68,11 +68,7 @@ def tune(
     set_: shared.Set = None,
 ) -> None:
     """Search a method's settings within a budget, by ID validation alone; OUT/tuned.toml is a recipe with what was chosen."""
-    settings = config.resolve(
-        config.read_recipe(recipe or ("iconshift" if model in (None, "iconclip") else "clip")),
-        config.parse_assignments(set_ or []),
-        model=model, precision=precision, methods=[method], seeds=shared.numbers(seeds), shots=shots,
-    )  # fmt: skip
+    settings = resolve(data, recipe, set_, model=model, precision=precision, methods=[method], seeds=shared.numbers(seeds), shots=shots)
     ranges = parse_space(space) if space else None
     found = load(data, seed=split_seed, val_share=val_share, test_share=test_share)
     dataset = opened(base_half(found) if base_to_new else found, skip_unreadable)

@@ -25,7 +25,7 @@ def l2_sp(*, pull: float = 1e-2, head_l2: float = 1e-6, label_smoothing: float =
     Relations: `tp_ft` when both strengths are 0, weight decay included. What a term pulls gets no weight decay.
 
     References:
-        Li, Grandvalet, Davoine, "Explicit inductive bias for transfer learning with convolutional networks", ICML 2018, eq. 4.
+        Li, Grandvalet, Davoine, "Explicit inductive bias for transfer learning with convolutional networks", ICML 2018, section 3 (L2-SP).
     """
     if pull < 0 or head_l2 < 0:
         raise SettingError(f"pull is {pull} and head_l2 is {head_l2}; both must be 0 or more. With 0 the method is tp_ft.")
