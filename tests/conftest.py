@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -46,9 +47,15 @@ def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.fixture
-def tiny_model(tiny_folder: Path) -> ImageTextModel:
+@pytest.fixture(scope="session")
+def loaded_model(tiny_folder: Path) -> ImageTextModel:
+    """Loaded once: building the tokenizer takes longer than most tests."""
     return load_model(f"local-dir:{tiny_folder}")
+
+
+@pytest.fixture
+def tiny_model(loaded_model: ImageTextModel) -> ImageTextModel:
+    return copy.deepcopy(loaded_model)
 
 
 @pytest.fixture(scope="session")
