@@ -55,7 +55,7 @@ def loaded_model(tiny_folder: Path) -> ImageTextModel:
 
 @pytest.fixture
 def tiny_model(loaded_model: ImageTextModel) -> ImageTextModel:
-    return copy.deepcopy(loaded_model)
+    return copy.deepcopy(loaded_model, {id(loaded_model._tokenizer): loaded_model._tokenizer})
 
 
 @pytest.fixture(scope="session")

@@ -119,6 +119,18 @@ def test_resumed_run_ends_as_the_uninterrupted_one(case: str, tiny_model: ImageT
     assert [(s.loss, s.total, s.cached) for s in resumed.steps] == [(s.loss, s.total, s.cached) for s in before.steps[first + 4 :]]
 
 
+@pytest.mark.parametrize("rank", [0, 2])
+def test_what_an_earlier_stage_made_of_another_tower_is_not_lost(
+    rank: int, tiny_model: ImageTextModel, tiny_data: Dataset, tmp_path: Path
+) -> None:
+    first, second = get("flyp").stages[0], get("tp_ft", {"lora_rank": rank}).stages[0]
+    run = runner(tiny_model, tiny_data, Method(name="both", stages=(first, replace(second, head="keep")), predict="head"), TRAINING)
+    interrupted(run, tmp_path / "both", 9)  # in the middle of the second stage
+    resumed = run(resume=tmp_path / "both", on_step=(watch := Watch()))
+    assert watch.steps[0].number == 9
+    assert_same(resumed, run())
+
+
 def test_interrupted_after_any_step(run: Callable[..., Fitted], tmp_path: Path) -> None:
     expected, path = run(), tmp_path / "run.resume"
     for stop in range(1, 7):  # one run, killed after each of its steps

@@ -26,7 +26,7 @@ from surefoot.train import checkpoint
 from surefoot.train.batches import SUPPLIED, batches, seed_dropout
 from surefoot.train.checkpoint import Progress
 from surefoot.train.keep import Keeper
-from surefoot.train.parameters import Moving, optimizer_groups, select, train_mode
+from surefoot.train.parameters import TOWERS, Moving, optimizer_groups, select, train_mode
 from surefoot.train.settings import Step, Training, settings_of
 from surefoot.train.state import State, pack, part, start_state, text_head
 from surefoot.train.validate import Validation, encode_all
@@ -135,6 +135,7 @@ class _Run:
         self.head.load_state_dict(part(self.start, "head"))
         self.head.to(self.device)
         self.train_paths = dataset.split("train").paths
+        budget = budget or Budget()
         self.images = images or Images(self.train_paths, model.preprocess_train, random=True, budget=budget)
         self.plain_images = Images(self.train_paths, model.preprocess, budget=Budget(0))  # read once
         self.validation = Validation(model, dataset, training.select_by, budget)
@@ -143,7 +144,7 @@ class _Run:
         self.on_step, self.path, self.checkpoint_seconds = on_step, path, checkpoint_seconds
         self.identity = self.identify() if path else ""
         self.total = sum(self.stage_training(s).num_steps(len(self.images)) * max(1, len(s.candidates)) for s in method.stages)
-        self.progress, self.saved = Progress(), dict[str, Tensor]()
+        self.progress, self.saved, self.before = Progress(), State(), State()
         self.keeper, self.written, self.has_checkpoint = Keeper(training.keep), time.monotonic(), False
 
     def identify(self) -> str:
@@ -183,11 +184,16 @@ class _Run:
         resumed = bool(self.saved) and self.progress.stage == number
         if resumed:
             self.head.load_state_dict({name: self.saved[f"head.{name}"] for name in ("weight", "bias")})
+            self.before = part(self.saved, "before")
+            if self.before:
+                self.model.load_weights(self.before)
         else:
+            moved = any(earlier.groups & TOWERS for earlier in self.method.stages[:number])
+            self.before = self.model.weights() if moved and self.path else {}  # what earlier stages made of the towers
             self.progress.stage, self.progress.step, self.progress.scores, self.progress.epoch_losses = number, 0, {}, []
             self.start_head(stage)
         try:
-            if not stage.groups & {"visual", "text"}:
+            if not stage.groups & TOWERS:
                 self.run_cached(stage)
             else:
                 moving = select(stage, self.model, self.head, seed=self.training.seed)
@@ -311,6 +317,7 @@ class _Run:
         tensors |= {f"head.{name}": tensor for name, tensor in self.head.state_dict().items()}
         for name, parameter in moving.named.items():
             tensors |= {f"adam.{key}.{name}": value for key, value in optimizer.state[parameter].items()}
+        tensors |= {f"before.{name}": tensor for name, tensor in self.before.items()}
         for epoch, weights in self.keeper.weights.items():
             tensors |= {f"kept.{epoch}.{name}": tensor for name, tensor in weights.items()}
         checkpoint.save(self.path, self.identity, self.progress, tensors)
