@@ -164,9 +164,26 @@ class ImageTextModel(nn.Module):
                 f"These weights do not belong to {self.name}: {error}. Load them with the model that they came from."
             ) from error
 
+    def fresh_visual(self, seed: int) -> dict[str, Tensor]:
+        """The image tower as it is before any training, drawn from `seed`, under the names of `weights()`; the model stays as it is.
+
+        Raises:
+            ModelError: the tower cannot be built from the model's configuration alone.
+        """
+        config, text = self._model_cfg, {"context_length": 1, "vocab_size": 1, "width": 8, "heads": 1, "layers": 1}  # built, not used
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.default_generator.manual_seed(seed)
+                vision = {**config["vision_cfg"], "timm_model_pretrained": False}
+                clip = open_clip.CLIP(config["embed_dim"], vision, text, config.get("quick_gelu", False))
+        except (KeyError, TypeError, ValueError, RuntimeError, AssertionError) as error:
+            raise ModelError(f"The image tower of {self.name} cannot be built anew ({error!r}). Leave the references out.") from error
+        return {f"visual.{name}": tensor for name, tensor in clip.visual.state_dict().items()}
+
     def config(self) -> dict[str, Any]:
         """The content of open_clip_config.json: model_cfg and preprocess_cfg."""
-        return {"model_cfg": self._model_cfg, "preprocess_cfg": _plain(open_clip.get_model_preprocess_cfg(self.clip))}
+        preprocessing = open_clip.get_model_preprocess_cfg(self.clip).items()
+        return {"model_cfg": self._model_cfg, "preprocess_cfg": {k: list(v) if isinstance(v, tuple) else v for k, v in preprocessing}}
 
     def save(self, folder: Path) -> None:
         """Write a folder that `open_clip.create_model_and_transforms("local-dir:FOLDER")` opens, this class too. Weights and configuration
@@ -190,10 +207,6 @@ class ImageTextModel(nn.Module):
             for part in (weights, config):
                 with contextlib.suppress(OSError):
                     part.unlink()
-
-
-def _plain(config: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: list(value) if isinstance(value, tuple) else value for key, value in config.items()}
 
 
 @contextlib.contextmanager
@@ -241,7 +254,7 @@ def load_model(name: str = "iconclip", *, device: str | torch.device = "cpu", pr
         config = open_clip.get_model_config(target) or {}
     except (RuntimeError, ValueError, TypeError, OSError, KeyError, SafetensorError) as error:
         raise ModelError(
-            f"{name} could not be loaded: {error} Check the name, the files, and the connection if it lies on a hub."
+            f"{name} could not be loaded: {str(error).rstrip('.')}. Check the name, the files, and the connection if it lies on a hub."
         ) from error
     quick_gelu = {"quick_gelu": True} if extra.get("force_quick_gelu") else {}
     return ImageTextModel(name, clip, (pair[0], pair[1]), _tokenizer(name, target, config), {**config, **quick_gelu}, precision).eval()

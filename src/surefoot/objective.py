@@ -209,6 +209,7 @@ class Stage:
         candidates: {name: objective}, tried one after the other from the same start; ID validation keeps the first (the most regularised)
             within one standard error of the best. `objective` is not used then.
         training: training settings that differ in this stage, such as the learning rate of a head alone.
+        restart: the image tower begins at random, not at the pre-trained weights.
     """
 
     objective: Objective
@@ -217,6 +218,7 @@ class Stage:
     adapter: Adapter | None = None
     candidates: Mapping[str, Objective] = field(default_factory=dict)
     training: Mapping[str, Any] = field(default_factory=dict)
+    restart: bool = False
 
     def __post_init__(self) -> None:
         for spec in self.trains:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from surefoot import records
 from surefoot.methods import get
+from surefoot.methods.reference import FROM_SCRATCH, REFERENCE
 from surefoot.objective import Method
 from surefoot.train import Step, Training
 
@@ -26,6 +27,8 @@ class Plan:
         overrides: {method: what differs for it}: training settings, and settings of the method's own factory.
         shots: images a class that are trained on, drawn anew for each seed (validation likewise, at most 4 a class); None for all.
         corruptions: whether corrupted test images are judged; None for data without shifts only.
+        references: shares of the training images, on each of which one reference model is trained from random weights, to the settings of
+            `training` but for its rate, and what `overrides` has under "reference"; none for no effective robustness.
     """
 
     methods: tuple[str, ...] = ("tp_ft", "flyp")
@@ -35,10 +38,12 @@ class Plan:
     overrides: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     shots: int | None = None
     corruptions: bool | None = None
+    references: tuple[float, ...] = ()
 
     def training_of(self, method: str, seed: int) -> Training:
         """The training settings of one run."""
-        own = {key: value for key, value in self.overrides.get(method, {}).items() if key in TRAINING_NAMES}
+        given = {**(FROM_SCRATCH if method == REFERENCE else {}), **self.overrides.get(method, {})}
+        own = {key: value for key, value in given.items() if key in TRAINING_NAMES}
         return replace(self.training, **{**own, "seed": seed})
 
     def method_of(self, name: str) -> Method:
@@ -62,6 +67,9 @@ class Watcher:
     def run(self, method: str, seed: int, number: int, total: int, *, training: bool, images: int) -> None:
         """Run `number` of `total` begins: whether it must be trained, and how many images must still be judged for it."""
 
+    def reference(self, share: float, number: int, total: int, *, trained: int, judged: int) -> None:
+        """Reference `number` of `total` begins, on a share of the training images: how many images its steps and its evaluation take."""
+
     def step(self, step: Step) -> None:
         """A training step is done."""
 
@@ -70,3 +78,22 @@ class Watcher:
 
     def evaluated(self, record: records.Evaluation) -> None:
         """A record was written, or found from before."""
+
+
+def reference_problems(shares: Sequence[float]) -> list[str]:
+    """What is wrong with the shares of the reference models, each as a sentence; no reference at all is fine.
+
+    Examples:
+        >>> reference_problems((0.25, 1.0)), len(reference_problems((1.5,)))
+        ([], 2)
+    """
+    found = [
+        f"A reference is trained on {share} of the training images; it must be above 0 and at most 1."
+        for share in shares
+        if not 0 < share <= 1
+    ]
+    if len(set(shares)) < len(shares):
+        found.append(f"references holds {list(shares)}; each share may stand there once.")
+    elif len(shares) == 1:
+        found.append(f"references holds {list(shares)}; a baseline needs two or more, such as 0.1, 0.25, 0.5, 1.")
+    return found

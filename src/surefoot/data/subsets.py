@@ -140,3 +140,25 @@ def whole(dataset: Dataset) -> Dataset:
     )
     note = f"Judged on all {len(joined)} images of train, val and test together."
     return replace(dataset, splits={**dataset.splits, "test": joined}, notes=(*dataset.notes, note))
+
+
+def fraction(dataset: Dataset, share: float, *, seed: int) -> Dataset:
+    """The data set with a part of its training images: of each class the nearest whole number to its share, and one at least.
+
+    All other splits stay whole. The images are drawn as in `few_shot`, so that a smaller share is a part of a larger one.
+
+    Args:
+        dataset: with train.
+        share: in 0..1, 0 left out; 1 is all of them.
+        seed: which draw.
+
+    Raises:
+        SettingError: a share outside 0..1, or 0.
+    """
+    if not 0 < share <= 1:
+        raise SettingError(f"A share of the training images is {share}. It must be above 0 and at most 1, such as 0.25.")
+    split, rows = dataset.split("train"), list[int]()
+    for label in range(len(split.class_names)):
+        own = [row for row, other in enumerate(split.labels) if other == label]
+        rows += sorted(own, key=lambda row: _ticket(dataset, split, row, seed))[: max(1, round(share * len(own)))]
+    return replace(dataset, splits={**dataset.splits, "train": take(split, sorted(rows))})

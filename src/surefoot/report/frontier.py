@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from markupsafe import Markup
@@ -15,6 +15,7 @@ from surefoot.report.curves import Curve, Dot, curves_of, dot_title, summary, ze
 from surefoot.report.runs import Runs, collect
 from surefoot.report.table import Cell, columns, header, rows_of
 from surefoot.report.templates import render
+from surefoot.robustness import Baseline
 
 FEW = 3  # up to so many curves show whiskers and chords at once; more of them would be a thicket
 LETTER = 6.7  # the width of an average letter of the legend
@@ -59,6 +60,14 @@ class Frame:
         return self.across.at(100 * across.mean), self.up.at(100 * up.mean)
 
 
+@dataclass(frozen=True)
+class Expected:
+    """The accuracy that reference models let expect at each ID accuracy: the line, and {name: (ID, other)} of the models it is fit to."""
+
+    line: Baseline
+    references: Mapping[str, tuple[Cell, Cell]]
+
+
 def frontier_svg(records: Iterable[Record], on: str = "avg_shifts") -> str:
     """The frontier as a picture that stands alone: own legend, own white background, fixed colours.
 
@@ -82,8 +91,15 @@ def drawn_of(shown: Iterable[str]) -> list[str]:
     return [column for column in shown if column in alone or column.startswith("unseen/")]
 
 
-def frontier_of(runs: Runs, on: str, *, inline: Layout | None = None) -> str:
-    """The frontier of runs that are already collected; `inline` is the layout on a page, which has legend and colours of its own."""
+def frontier_of(runs: Runs, on: str, *, inline: Layout | None = None, expected: Expected | None = None) -> str:
+    """The frontier of runs that are already collected.
+
+    Args:
+        runs: what `collect` gives.
+        on: the accuracy to draw upwards.
+        inline: the layout on a page, which has legend and colours of its own.
+        expected: the line of the reference models; it takes the place of the chords.
+    """
     curves = list(curves_of(runs, on))
     zero = zero_shot_of(runs, on)
     if not curves and zero is None:
@@ -93,7 +109,8 @@ def frontier_of(runs: Runs, on: str, *, inline: Layout | None = None) -> str:
         )
     layout = inline or (ALONE if len(curves) <= FEW else ALONE_MANY)
     plot = layout.plot(curve.label for curve in curves)
-    frame = _frame(curves, zero, plot)
+    frame = _frame(curves, zero, plot, expected.references.values() if expected else ())
+    views = [_view(curve, frame, header(on), layout.size) for curve in curves]
     legend = [] if inline else keys(curves, still=True)
     letters = max((len(text) for text in (runs.dataset, *(key["text"] for key in legend))), default=0)
     return render(
@@ -107,7 +124,8 @@ def frontier_of(runs: Runs, on: str, *, inline: Layout | None = None) -> str:
         frame=frame,
         labels=("ID accuracy (%)", f"{header(on)} (%)" if on == "agreement" else f"{header(on)} accuracy (%)"),
         summary=summary(curves, zero, header(on)),
-        curves=[_view(curve, frame, header(on), layout.size) for curve in curves],
+        curves=[view | {"chord": None} for view in views] if expected else views,
+        expected=_expected(expected, frame, header(on), layout.size) if expected else None,
         names=_names(curves, frame, plot),
         few=len(curves) <= FEW,
         zero=None if zero is None else _star(zero, frame, header(on)),
@@ -161,9 +179,14 @@ def _size_alone(layout: Layout, letters: int, num_keys: int) -> tuple[int, int]:
     return round(layout.width + 60 + LETTER * letters), round(max(layout.height, 22 * num_keys + 54))
 
 
-def _frame(curves: Iterable[Curve], zero: tuple[Cell, Cell] | None, plot: tuple[float, float, float, float]) -> Frame:
+def _frame(
+    curves: Iterable[Curve],
+    zero: tuple[Cell, Cell] | None,
+    plot: tuple[float, float, float, float],
+    others: Iterable[tuple[Cell, Cell]] = (),
+) -> Frame:
     """Axes that hold every dot and every whisker."""
-    pairs = [(dot.across, dot.up) for curve in curves for dot in curve.dots] + ([zero] if zero else [])
+    pairs = [*((dot.across, dot.up) for curve in curves for dot in curve.dots), *([zero] if zero else []), *others]
     left, top, right, bottom = plot
     return Frame(
         marks.Axis.around([end for across, _ in pairs for end in _ends(across)], left, right),
@@ -237,6 +260,33 @@ def _dot(curve: Curve, dot: Dot, frame: Frame, name: str, size: float, *, main: 
             f"ID {dot.across} · {name} {dot.up}",
         ),
     }
+
+
+def _expected(expected: Expected, frame: Frame, name: str, size: float) -> dict[str, object]:
+    """The line, drawn through between the references and dotted where it goes on without them, and a cross for each reference."""
+    low, high = (100 * end for end in (expected.line.low, expected.line.high))
+    parts = {"beyond": [(frame.across.low, low), (high, frame.across.high)], "baseline": [(low, high)]}
+    dots = []
+    for label, (across, up) in expected.references.items():
+        x, y = frame.at(across, up)
+        text, path = f"ID {across} · {name} {up}", cross(x, y, 6 * size)
+        dots.append({"x": x, "y": y, "path": path, "title": f"{label}: {text}", "tip": (label, text)})
+    paths = [(kind, "".join(_line(expected.line, frame, *part) for part in found)) for kind, found in parts.items()]
+    return {"paths": paths, "dots": dots}
+
+
+def _line(line: Baseline, frame: Frame, first: float, last: float) -> str:
+    """Path data of the part of the line between two ID accuracies in percent that lies inside the axes."""
+    first, last = max(first, frame.across.low, 0.0), min(last, frame.across.high, 100.0)
+    steps = [first + (last - first) * step / 60 for step in range(61)] if first < last else []
+    pairs = [(value, 100 * line.at(min(max(value / 100, 0.0), 1.0))) for value in steps]
+    inside = [(frame.across.at(x), frame.up.at(y)) for x, y in pairs if frame.up.low <= y <= frame.up.high]
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in inside) if len(inside) > 1 else ""
+
+
+def cross(x: float, y: float, radius: float) -> str:
+    """Path data of the cross that marks a reference model."""
+    return f"M{x - radius:.1f} {y - radius:.1f}l{2 * radius:g} {2 * radius:g}m{-2 * radius:g} 0l{2 * radius:g} {-2 * radius:g}"
 
 
 def _chord(ends: tuple[tuple[float, float], tuple[float, float]], index: int) -> dict[str, object]:

@@ -10,7 +10,7 @@ from markupsafe import Markup
 
 from surefoot.errors import DataError
 from surefoot.records import FILE, Evaluation, read
-from surefoot.report import calibration, confusion, contrasts, facts, gallery, marks, shifts, training
+from surefoot.report import calibration, confusion, contrasts, facts, gallery, marks, robustness, shifts, training
 from surefoot.report.answers import Stored
 from surefoot.report.contrasts import Contrast
 from surefoot.report.frontier import NARROW, SMALL, WIDE, css, drawn_of, frontier_of, page_keys
@@ -90,6 +90,7 @@ def html(runs: Runs, folder: Path, *, command: str, notes: Sequence[str] = ()) -
         spread=any(value.spread is not None for row in table for value in row.cells.values()),
         **_frontiers(runs, columns(table)),
         shifts=shifts.section(runs, table),
+        robustness=robustness.section(runs, table),
         calibration=calibration.section(runs, stored),
         confusion=confusion.section(runs, stored),
         missing=stored.missing,

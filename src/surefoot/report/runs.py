@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from surefoot.errors import DataError
-from surefoot.records import Choice, Described, Difference, Evaluation, Example, Record, Trained
+from surefoot.records import Choice, Described, Difference, Evaluation, Example, Record, Reference, Robustness, Trained
 
 ZERO_SHOT = "zero_shot"
 HALF, CHOSEN = " + WiSE-FT 0.5", " + WiSE-FT (ID val.)"  # how the names of a method's other rows end
@@ -32,12 +32,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Runs:
-    """Everything a report shows: runs, choices and trainings by method and seed, differences by what is compared and on which set."""
+    """Everything a report shows: runs, choices and trainings by method and seed, differences by what is compared and on which set,
+    effective robustness by row and column, reference models in the order of their shares."""
 
     runs: dict[tuple[str, int], Run] = field(default_factory=dict)
     choices: dict[tuple[str, int], Choice] = field(default_factory=dict)
     differences: dict[tuple[str, str, str], Difference] = field(default_factory=dict)
     examples: list[Example] = field(default_factory=list)
+    robustness: dict[tuple[str, str], Robustness] = field(default_factory=dict)
+    references: list[Reference] = field(default_factory=list)
     trained: dict[tuple[str, int], Trained] = field(default_factory=dict)
     described: Described | None = None
 
@@ -92,8 +95,9 @@ def collect(records: Iterable[Record]) -> Runs:
     What was written later counts. An alpha evaluated twice is taken once; the first evaluation under other settings starts its run anew,
     so that no curve joins points of two settings; and the first one on other data or from other weights starts everything anew.
 
-    Choices, differences and examples count as far as they were drawn together, from the runs that stand; a training counts if its
-    settings are those of the run that stands, the last description of the data if it names the data set of the evaluations.
+    Choices, differences, robustness and examples count as far as they were drawn together, from the runs that stand; a training counts
+    if its settings are those of the run that stands, the last description of the data if it names the data set of the evaluations. A
+    reference model counts if it was trained on the data that stand; it depends on no run.
 
     Raises:
         DataError: no evaluation among the records, or evaluations of several datasets.
@@ -102,14 +106,17 @@ def collect(records: Iterable[Record]) -> Runs:
     origin: tuple[object, ...] = ()
     trained: dict[tuple[str, int, str], Trained] = {}
     described: Described | None = None
+    references: dict[tuple[float, int], Reference] = {}
     for record in records:
-        if isinstance(record, Difference | Choice | Example):
+        if isinstance(record, Difference | Choice | Example | Robustness):
             if record.runs != concluded:
                 _drop_conclusions(found)
                 concluded = record.runs
             _conclude(found, record)
         elif isinstance(record, Trained):
             trained[record.method, record.seed, record.settings_hash] = record
+        elif isinstance(record, Reference):
+            references[record.share, record.seed] = record
         elif isinstance(record, Described):
             described = record
         else:
@@ -122,20 +129,24 @@ def collect(records: Iterable[Record]) -> Runs:
         raise DataError("There are no evaluations among the records. A report needs at least one: run `surefoot compare` first.")
     keys = {(method, seed): (method, seed, run.settings_hash) for (method, seed), run in found.runs.items()}
     standing = {run: trained[key] for run, key in keys.items() if key in trained}
-    return replace(found, trained=standing, described=described if described and described.dataset == found.dataset else None)
+    shown = described if described and described.dataset == found.dataset else None
+    own = [references[key] for key in sorted(references) if _origin(references[key]) == origin]
+    return replace(found, trained=standing, described=shown, references=own)
 
 
-def _conclude(found: Runs, record: Difference | Choice | Example) -> None:
+def _conclude(found: Runs, record: Difference | Choice | Example | Robustness) -> None:
     if isinstance(record, Difference):
         found.differences[record.a, record.b, record.on] = record
     elif isinstance(record, Choice):
         found.choices[record.method, record.seed] = record
+    elif isinstance(record, Robustness):
+        found.robustness[record.row, record.on] = record
     elif record not in found.examples:
         found.examples.append(record)
 
 
 def _drop_conclusions(found: Runs) -> None:
-    for drawn in (found.choices, found.differences, found.examples):
+    for drawn in (found.choices, found.differences, found.examples, found.robustness):
         drawn.clear()
 
 
@@ -147,7 +158,7 @@ def _add(found: Runs, record: Evaluation) -> None:
     found.runs.setdefault(key, Run(record.settings_hash)).points[_key(record.alpha)] = record
 
 
-def _origin(record: Evaluation) -> tuple[object, ...]:
+def _origin(record: Evaluation | Reference) -> tuple[object, ...]:
     """What must be the same in everything that is compared."""
     return (record.dataset, record.provenance.get("data"), record.provenance.get("weights"))
 

@@ -163,11 +163,13 @@ def is_worse(row: Row, table: Sequence[Row], column: str) -> bool:
     return gain > 0 if column in LOWER_IS_BETTER else gain < 0
 
 
-def markdown(table: Sequence[Row]) -> str:
+def markdown(table: Sequence[Row], shown: Sequence[str] | None = None) -> str:
     """The tables in Markdown: percent, mean ± standard deviation over seeds, the best mean in bold.
 
-    Other measures of the ID test set follow in a second table where the records hold them.
+    Other measures of the ID test set follow in a second table where the records hold them; with `shown` only these columns, in one table.
     """
+    if shown is not None:
+        return _markdown(table, shown)
     first, second = _markdown(table, columns(table)), more_columns(table)
     return f"{first}\nMore about ID:\n\n{_markdown(table, second)}" if second else first
 

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from surefoot import adapters
 from surefoot.data.images import Budget, Images
 from surefoot.data.layout import Dataset
-from surefoot.errors import SettingError, TrainingError
+from surefoot.errors import ModelError, SettingError, TrainingError
 from surefoot.heads import LinearHead
 from surefoot.metrics import Score
 from surefoot.model import ImageTextModel
@@ -69,7 +69,9 @@ def preflight(method: Method, model: ImageTextModel, dataset: Dataset, training:
             for spec in stage.trains:
                 if "[" in spec:
                     model.layer_names(spec)
-        except SettingError as error:
+            if stage.restart:
+                model.fresh_visual(training.seed)
+        except (SettingError, ModelError) as error:
             problems.append(str(error))
     if not dataset.split("val").paths:
         problems.append("there are no validation images, by which epochs are chosen")
@@ -144,13 +146,13 @@ class _Run:
         self.on_step, self.path, self.checkpoint_seconds = on_step, path, checkpoint_seconds
         self.identity = self.identify() if path else ""
         self.total = sum(self.stage_training(s).num_steps(len(self.images)) * max(1, len(s.candidates)) for s in method.stages)
-        self.progress, self.saved, self.before = Progress(), State(), State()
+        self.progress, self.saved, self.before, self.statistics = Progress(), State(), State(), State()
         self.keeper, self.written, self.has_checkpoint = Keeper(training.keep), time.monotonic(), False
 
     def identify(self) -> str:
         """All that determines the run: settings, what the stages do, seed, data, and the weights it starts from."""
         stages = [
-            (stage.trains, stage.head, stage.adapter, sorted(stage.training.items()), name, [(t.name, t.weight) for t in tried.terms])
+            (*stage_identity(stage), name, [(t.name, t.weight) for t in tried.terms])
             for stage in self.method.stages
             for name, tried in (stage.candidates or {"": stage.objective}).items()
         ]
@@ -192,6 +194,7 @@ class _Run:
             self.before = self.model.weights() if moved and self.path else {}  # what earlier stages made of the towers
             self.progress.stage, self.progress.step, self.progress.scores, self.progress.epoch_losses = number, 0, {}, []
             self.start_head(stage)
+        self.statistics = self.restart() if stage.restart else {}
         try:
             if not stage.groups & TOWERS:
                 self.run_cached(stage)
@@ -202,6 +205,22 @@ class _Run:
             adapters.fold(self.model.clip)
             self.model.zero_grad(set_to_none=True)
             self.model.eval()
+
+    def restart(self) -> State:
+        """Give the image tower random weights, on a resume too, and return the running statistics that it has to learn anew."""
+        self.model.load_weights(self.model.weights() | self.model.fresh_visual(self.training.seed))
+        parameters = {name for name, _ in self.model.clip.named_parameters()}
+        visual = {name: tensor for name, tensor in self.model.clip.state_dict().items() if name.startswith("visual.")}
+        return {f"model.{name}": tensor for name, tensor in visual.items() if name not in parameters}
+
+    def live(self, moving: Moving) -> Mapping[str, Tensor]:
+        """All that a step changes: the trained parameters, and the running statistics of a tower that began at random."""
+        return {**moving.named, **self.statistics}
+
+    def train_mode(self) -> None:
+        train_mode(self.model)
+        if self.statistics:
+            self.model.clip.get_submodule("visual").train()
 
     def start_head(self, stage: Stage) -> None:
         if stage.head == "zero_shot":
@@ -248,7 +267,7 @@ class _Run:
         if resumed:
             self.put_back(moving, optimizer)
         total, per_epoch = training.num_steps(len(self.train_paths)), training.per_epoch(len(self.train_paths))
-        train_mode(self.model)
+        self.train_mode()
         needs = stage.needs
         for batch in batches(self.dataset, source, self.model, training, needs=needs, begin=self.progress.step):
             self.set_rate(optimizer, training, total)
@@ -259,7 +278,7 @@ class _Run:
             if self.path and not cached and time.monotonic() - self.written >= self.checkpoint_seconds:
                 self.save(moving, optimizer)
         if self.keeper.rule != "last":
-            put(moving.named, self.keeper.weights[self.keeper.epoch])
+            put(self.live(moving), self.keeper.weights[self.keeper.epoch])
         self.model.eval()
 
     def moved(self, stage: Stage, moving: Moving) -> Moved:
@@ -304,8 +323,8 @@ class _Run:
         self.model.eval()
         answering = text_head(self.model, self.dataset).to(self.device) if self.method.predict == "text" else self.head
         score = self.validation.score(answering, features)
-        train_mode(self.model)
-        self.keeper.see(epoch, score, lambda: {name: p.detach().cpu().clone() for name, p in moving.named.items()})
+        self.train_mode()
+        self.keeper.see(epoch, score, lambda: {name: p.detach().cpu().clone() for name, p in self.live(moving).items()})
         losses, self.progress.epoch_losses = self.progress.epoch_losses, []
         row = {"stage": self.progress.stage + 1, "epoch": epoch, "loss": sum(losses) / len(losses), "val": score.value}
         self.progress.history.append(row)
@@ -313,7 +332,7 @@ class _Run:
 
     def save(self, moving: Moving, optimizer: torch.optim.Optimizer) -> None:
         assert self.path is not None
-        tensors = {name: parameter.detach() for name, parameter in moving.named.items()}
+        tensors = {name: tensor.detach() for name, tensor in self.live(moving).items()}
         tensors |= {f"head.{name}": tensor for name, tensor in self.head.state_dict().items()}
         for name, parameter in moving.named.items():
             tensors |= {f"adam.{key}.{name}": value for key, value in optimizer.state[parameter].items()}
@@ -325,7 +344,7 @@ class _Run:
 
     def put_back(self, moving: Moving, optimizer: torch.optim.Optimizer) -> None:
         """Parameters, moments and kept epochs of the checkpoint."""
-        put(moving.named, self.saved)
+        put(self.live(moving), self.saved)
         for name, parameter in moving.named.items():
             moments = {
                 key: self.saved[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"adam.{key}.{name}" in self.saved
@@ -337,6 +356,12 @@ class _Run:
             epoch, _, parameter_name = name.partition(".")
             self.keeper.weights.setdefault(int(epoch), {})[parameter_name] = tensor
         self.saved = {}
+
+
+def stage_identity(stage: Stage) -> tuple[object, ...]:
+    """What a stage does, its objectives left out."""
+    found = (stage.trains, stage.head, stage.adapter, sorted(stage.training.items()))
+    return (*found, "restart") if stage.restart else found
 
 
 def put(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
