@@ -6,6 +6,7 @@ import csv
 import json
 import shutil
 import sys
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 
@@ -118,6 +119,20 @@ def test_evaluate_judges_model_and_zero_shot_on_other_data(fitted: Path, tiny_ro
         answer = bundle.classifier()(bundle.model.preprocess(read_image(path))[None]).argmax()
         right.append(bundle.card.class_names[int(answer)] == path.parent.name)
     assert found["tp_ft"].accuracy["test"] == pytest.approx(sum(right) / 12)
+    shutil.rmtree(other / "disc")
+    fewer = ["evaluate", str(fitted), str(other), "--all-images", "--device", "cpu", "--precision", "fp32", "--out"]
+    assert invoke(*fewer, str(tmp_path / "fewer")).exit_code == 0
+    judged = next(r for r in records.read(tmp_path / "fewer") if isinstance(r, records.Evaluation) and r.method == "tp_ft")
+    logits = [
+        bundle.model.encode_image(bundle.model.preprocess(read_image(path))[None]) @ bundle.head["weight"].T + bundle.head["bias"]
+        for path in open_dataset(other).split("train").paths
+    ]  # the trained head answers for the classes that are left: bar and square box
+    right = [int(one[0, :2].argmax()) == label for one, label in zip(logits, open_dataset(other).split("train").labels, strict=True)]
+    assert judged.accuracy["test"] == pytest.approx(sum(right) / 8)
+    (tmp_path / "again").mkdir()
+    shutil.copytree(other, tmp_path / "again" / "elsewhere")
+    refused = invoke("evaluate", str(fitted), str(tmp_path / "again" / "elsewhere"), "--out", str(tmp_path / "fewer"), "--device", "cpu")
+    assert "holds the records of other" in str(refused.exception)
 
 
 def test_frontier_adds_alphas_without_training_again(fitted: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,15 +237,29 @@ def test_seen_and_unseen_together_and_their_harmonic_mean(tiny_model: ImageTextM
     assert outcome.accuracy["joint_hm/other"] == pytest.approx(2 * a * b / (a + b) if a + b else 0)
 
 
-def test_zero_shot_agrees_with_itself_and_corruptions_hit_the_test_images(tiny_model: ImageTextModel, tiny_root: Path) -> None:
-    from surefoot.data.corruptions import CORRUPTIONS
+def test_zero_shot_agrees_with_itself_and_corruptions_hit_the_test_images(
+    tiny_model: ImageTextModel, tiny_root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from surefoot.data.corruptions import CORRUPTIONS, corrupt
     from surefoot.methods import get
 
     data = open_dataset(tiny_root)
     start = start_state(tiny_model, data)
+    reads: list[Path] = []
+    batch = Images.batch
+    monkeypatch.setattr(Images, "batch", lambda self, rows: (reads.extend(self.paths[row] for row in rows), batch(self, rows))[1])
     outcome = Judge(tiny_model, data, start, corruptions=True).judge(get("zero_shot"), start)
+    assert len(reads) == len(set(reads)), "one reading of an image serves all of its corruptions"
+    image = tiny_model.preprocess(read_image(data.split("test").paths[0]))
+    mean, std = (torch.tensor(tiny_model.config()["preprocess_cfg"][key]).reshape(3, 1, 1) for key in ("mean", "std"))
+    plain = (image * std + mean).clamp(0, 1)
+    blurred = (corrupt(plain, "gaussian_blur", seed=zlib.crc32(plain.numpy().tobytes())) - mean) / std
+    with torch.no_grad():
+        head = start["head.weight"] @ tiny_model.encode_image(blurred[None])[0]
+    assert outcome.answers["corruptions/gaussian_blur"].prediction[0] == int(head.argmax())
     assert outcome.accuracy["agreement"] == 1
     assert {f"corruptions/{name}" for name in CORRUPTIONS} <= outcome.answers.keys()
+    torch.manual_seed(0)
     noise = {**start, **{k: v + torch.randn_like(v) for k, v in start.items() if k.startswith("model.visual") and v.is_floating_point()}}
     assert Judge(tiny_model, data, start).judge(get("tp_ft"), noise).accuracy["agreement"] < 1
 

@@ -3,7 +3,7 @@
 FOLDER/
 ├── open_clip_config.json           the image-text model, which open_clip opens as local-dir:FOLDER
 ├── open_clip_model.safetensors
-├── head.safetensors                the trained head (weight [K, D], bias [K]), or the text head as it was
+├── head.safetensors                what answers: the trained head (weight [K, D], bias [K]), or the text head of these weights
 └── surefoot.json                   class names, templates, which head answers, and where all of it comes from
 """
 
@@ -21,12 +21,12 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from surefoot.data.layout import Dataset
-from surefoot.errors import DataError, MissingDataError, SettingError
+from surefoot.errors import DataError, MissingDataError, SettingError, TrainingError
 from surefoot.heads import class_weight, prompt_embeddings
 from surefoot.model import ImageTextModel, Precision, load_model, pick_device, probe_names
 from surefoot.objective import Method
 from surefoot.prompts import PromptTable
-from surefoot.train import part
+from surefoot.train import part, text_head
 from surefoot.train.checkpoint import write
 
 CARD, HEAD = "surefoot.json", "head.safetensors"
@@ -72,11 +72,13 @@ class Bundle:
         probabilities together are its probability.
 
         Raises:
-            SettingError: an added name that is empty or already there.
+            SettingError: an added name that is empty, already there or given twice.
         """
         known = {name.casefold() for name in self.card.class_names}
         if wrong := [name for name in added if not name.strip() or name.casefold() in known]:
             raise SettingError(f"The class name '{wrong[0]}' is empty, or one of those that were trained on already. Leave it out.")
+        if len({name.casefold() for name in added}) < len(added):
+            raise SettingError(f"The added class names {list(added)} hold one name twice. Name each once.")
         names = [*self.card.class_names, *added]
         others = [name for name in probe_names() if name.casefold() not in {name.casefold() for name in names}] if none_of_these else []
         device = next(self.model.parameters()).device
@@ -125,18 +127,28 @@ def save_bundle(
 ) -> Card:
     """Put `state` into the model and write both as a classifier's folder.
 
+    The card goes first and comes last, so that an interruption never leaves a new model behind an old card.
+
     Raises:
         ModelError: the model cannot be written as a folder.
         TrainingError: no room on the disk.
     """
     model.load_weights(part(state, "model"))
+    (folder / CARD).unlink(missing_ok=True)
     model.save(folder)
-    write(folder / HEAD, part(state, "head"), {})
+    # between the two ends of WiSE-FT the mean of two text heads is not the text head of the mean weights
+    head = text_head(model, dataset).state_dict() if method.predict == "text" else part(state, "head")
+    write(folder / HEAD, head, {})
     card = Card(
         class_names=list(dataset.class_names), templates=list(dataset.templates), predict=method.predict, method=method.name,
         alpha=alpha, base=model.name, origin=origin,
     )  # fmt: skip
-    (folder / CARD).write_text(json.dumps(asdict(card), indent=1) + "\n", encoding="utf-8")
+    partial = folder / (CARD + ".part")
+    try:
+        partial.write_text(json.dumps(asdict(card), indent=1) + "\n", encoding="utf-8")
+        partial.replace(folder / CARD)
+    except OSError as error:
+        raise TrainingError(f"{folder / CARD} could not be written ({error}). Make room or give another folder.") from error
     return card
 
 
@@ -153,9 +165,9 @@ def load_bundle(folder: Path, *, device: str = "auto", precision: Precision = "f
             raise MissingDataError(f"{folder / name} is not there. Give the folder of a model that 'surefoot fit' wrote.")
     try:
         card = Card(**json.loads((folder / CARD).read_text(encoding="utf-8")))
-        head = load_file(folder / HEAD)
-    except (json.JSONDecodeError, TypeError, SafetensorError) as error:
+        head, names = load_file(folder / HEAD), [str(name) for name in card.class_names]
+    except (ValueError, TypeError, SafetensorError) as error:  # ValueError: no JSON, or no UTF-8
         raise DataError(f"{folder} does not hold a classifier of Surefoot ({error}). Write it again by 'surefoot fit'.") from error
-    if len(head.get("weight", ())) != len(card.class_names):
-        raise DataError(f"{folder / HEAD} has no row for each of the {len(card.class_names)} classes of {CARD}. Fit the model again.")
+    if len(head.get("weight", ())) != len(names):
+        raise DataError(f"{folder / HEAD} has no row for each of the {len(names)} classes of {CARD}. Fit the model again.")
     return Bundle(load_model(f"local-dir:{folder}", device=pick_device(device), precision=precision), head, card)

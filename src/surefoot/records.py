@@ -1,7 +1,8 @@
 """Results as JSON lines: written as they arise, read by tables, plots and the report, and by nothing else.
 
 One line is one evaluation of one set of weights (`Evaluation`), one run of training (`Trained`), one choice, one paired difference,
-one image of the gallery (`Example`) or what the data are (`Described`). What was answered to every image stands beside the evaluation in
+one reference model (`Reference`) and what follows from them (`Robustness`), one image of the gallery (`Example`) or what the data are
+(`Described`). What was answered to every image stands beside the evaluation in
 a compressed array (`answers`), so that any two records can be compared image by image later.
 """
 
@@ -11,8 +12,9 @@ import hashlib
 import json
 import platform
 import zipfile
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, astuple, dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -44,9 +46,10 @@ class Answers:
         keep = list(rows)
         return Answers(self.prediction[keep], self.label[keep], self.confidence[keep])
 
-    def followed_by(self, other: Answers) -> Answers:
-        """These, then those."""
-        return Answers(*(np.concatenate(pair) for pair in zip(astuple(self), astuple(other), strict=True)))
+    @classmethod
+    def joined(cls, parts: Sequence[Answers]) -> Answers:
+        """Those of some images, then those of others."""
+        return cls(*(np.concatenate(columns) for columns in zip(*((p.prediction, p.label, p.confidence) for p in parts), strict=True)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,7 +177,52 @@ class Choice:
     kind: str = "choice"
 
 
-Record = Evaluation | Trained | Described | Difference | Choice | Example
+@dataclass(frozen=True, kw_only=True)
+class Reference:
+    """A model without zero-shot ability: trained from random weights on `share` of the training images, `num_train` of them.
+
+    `accuracy`, `num_images` and `answers` as in `Evaluation`, for ID, shifts and corruptions alone.
+    """
+
+    share: float
+    seed: int
+    num_train: int
+    dataset: str
+    accuracy: Mapping[str, float]
+    num_images: Mapping[str, int]
+    answers: str
+    settings: Mapping[str, Any]
+    settings_hash: str
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    train_seconds: float = 0.0
+    kind: str = "reference"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Robustness:
+    """Effective robustness of one row of the table on one column: `rho` is `ood_accuracy` minus `expected`, all of them means over seeds.
+
+    `expected` is what the line `baseline` (the parameters of `robustness.Baseline`, fit to `num_references` models) gives at each seed's
+    own ID accuracy. `spread` is rho's standard deviation over seeds with n - 1, None for one seed; the line's own uncertainty is not in
+    it. `extrapolates` says that some seed is more or less accurate on ID than every reference. `row` and `runs` as in `Difference`.
+    """
+
+    row: str
+    on: str
+    rho: float
+    spread: float | None
+    id_accuracy: float
+    ood_accuracy: float
+    expected: float
+    num_seeds: int
+    num_references: int
+    extrapolates: bool
+    baseline: Mapping[str, float]
+    runs: str = ""
+    kind: str = "robustness"
+
+
+Record = Evaluation | Trained | Described | Difference | Choice | Example | Reference | Robustness
 _KINDS: dict[str, type[Record]] = {
     "evaluation": Evaluation,
     "trained": Trained,
@@ -182,6 +230,8 @@ _KINDS: dict[str, type[Record]] = {
     "difference": Difference,
     "choice": Choice,
     "example": Example,
+    "reference": Reference,
+    "robustness": Robustness,
 }
 
 
@@ -204,12 +254,12 @@ def read(folder: Path) -> Iterator[Record]:
         DataError: a line that is not a record, named by its number.
     """
     path = folder / FILE
-    lines = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
     for number, line in enumerate(lines, start=1):
         try:
             row = json.loads(line)
             yield _KINDS[row["kind"]](**row)
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (ValueError, KeyError, TypeError) as error:  # ValueError: no JSON, or no UTF-8
             raise DataError(f"{path}, line {number} is not a record ({error}). Remove the line, or start with a new folder.") from error
 
 
@@ -234,12 +284,12 @@ def load_answers(folder: Path, relative: str) -> dict[str, Answers]:
         DataError: the file is not there, or is not one of these.
     """
     try:
-        with np.load(folder / relative) as stored:
+        with (folder / relative).open("rb") as file, np.load(file) as stored:  # numpy leaves a file that it opened open if it is damaged
             return {
                 str(name): Answers(*(stored[f"{number}.{part}"] for part in ("prediction", "label", "confidence")))
                 for number, name in enumerate(stored["names"])
             }
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{folder / relative} does not hold the answers of an evaluation ({error}). Run the evaluation again.") from error
 
 

@@ -10,16 +10,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from surefoot import records
 from surefoot.compare import conclusions, gallery
-from surefoot.compare.plan import Plan, Watcher
+from surefoot.compare.plan import Plan, Watcher, reference_problems
+from surefoot.compare.references import References, robustness
 from surefoot.data.images import Budget, Images
 from surefoot.data.layout import Dataset
 from surefoot.data.subsets import few_shot
-from surefoot.errors import SettingError, TrainingError
+from surefoot.errors import DataError, SettingError, TrainingError
 from surefoot.methods import get, wise_ft
+from surefoot.methods.reference import REFERENCE, reference
 from surefoot.model import ImageTextModel
 from surefoot.objective import Method
 from surefoot.protocols import Judge, Member, Outcome
@@ -40,36 +42,45 @@ class Comparison:
         watcher: hears of the progress.
 
     Raises:
-        SettingError: settings that do not fit method, model or data, all of them together, or no room on the disk; nothing is written.
+        SettingError: settings that do not fit method, model or data, all of them together; nothing is written.
+        DataError: the folder holds the records of another data set; nothing is written.
+        TrainingError: no room on the disk; nothing is written.
     """
 
     def __init__(self, model: ImageTextModel, dataset: Dataset, plan: Plan, folder: Path, watcher: Watcher | None = None) -> None:
-        self.model, self.dataset, self.plan, self.folder = model, dataset, plan, folder
+        self.model, self.plan, self.folder = model, plan, folder
         self.watcher = watcher or Watcher()
-        self.data_of = {seed: few_shot(dataset, plan.shots, seed=seed) if plan.shots else dataset for seed in plan.seeds}
+        self.data_of = {seed: dataset if plan.shots is None else few_shot(dataset, plan.shots, seed=seed) for seed in plan.seeds}
         _check(plan, model, next(iter(self.data_of.values())))
         self.provenance = records.provenance() | {"data": dataset.fingerprint(), "weights": weights_hash(model)}
         stored = [r for r in records.read(folder) if isinstance(r, records.Evaluation)]
-        self.done = {_key_of(r): r for r in stored}
-        self.standing = _Standing()
-        for record in stored:
-            self.standing.add(record)
+        self.dataset = _called_as_before(dataset, self.provenance["data"], stored, folder)
+        self.references = References(model, self.dataset, plan, folder, self.provenance)
         self._check_room()
         self.start = start_state(model, dataset)
         self.budget = Budget()
         self.judge = Judge(model, dataset, self.start, self.budget, plan.corruptions, on_images=self.watcher.judged)
+        whole = [r for r in stored if self.judge.splits.keys() <= r.num_images.keys() and (folder / r.answers).is_file()]
+        self.done = {_key_of(r): r for r in whole}
+        self.standing = _Standing()
+        for record in whole:
+            self.standing.add(record)
         self.images: dict[tuple[Path, ...], Images] = {}
 
     def run(self) -> list[records.Evaluation]:
-        """All evaluations of the plan, then the choices and differences that follow from them; the model gets its first weights back."""
+        """All evaluations of the plan; the choices and differences that follow from them and from all other runs that stand in the folder
+        are written too. The model gets its first weights back."""
         self._describe()
-        self.zero = self._zero_shot()
-        found = [self.zero]
-        runs = [(name, seed) for name in self.plan.tuned for seed in self.plan.seeds]
-        for number, (name, seed) in enumerate(runs, start=1):
-            found += self._one_run(self.plan.method_of(name), seed, number, len(runs))
-        self.model.load_weights(part(self.start, "model"))
-        self._conclude(found)
+        try:
+            self.zero = self._zero_shot()
+            found = [self.zero]
+            runs = [(name, seed) for name in self.plan.tuned for seed in self.plan.seeds]
+            for number, (name, seed) in enumerate(runs, start=1):
+                found += self._one_run(self.plan.method_of(name), seed, number, len(runs))
+            self.references.run(self.judge, self.start, self.budget, self.watcher)
+        finally:  # whoever goes on with the model after an interruption must not take tuned weights for the pre-trained ones
+            self.model.load_weights(part(self.start, "model"))
+        self._conclude([record for record in self.done.values() if self.standing.holds(record)])
         return found
 
     def missing(self, name: str, seed: int) -> list[float]:
@@ -81,7 +92,7 @@ class Comparison:
     def settings(self, method: Method, training: Training) -> dict[str, object]:
         """What is written with every record of a run."""
         found = settings_of(method, training, self.model)
-        return found | ({"shots": self.plan.shots} if self.plan.shots else {})
+        return found | ({} if self.plan.shots is None else {"shots": self.plan.shots})
 
     def weights_path(self, method: Method, training: Training) -> Path:
         """Where the weights of a run lie; the name holds all that determines them."""
@@ -132,7 +143,7 @@ class Comparison:
 
     def _with_val_of(self, seed: int, outcome: Outcome) -> Outcome:
         """With few shots only the validation images of this seed's draw may choose anything."""
-        if not self.plan.shots:
+        if self.plan.shots is None:
             return outcome
         place = {path: row for row, path in enumerate(self.dataset.split("val").paths)}
         rows = [place[path] for path in self.data_of[seed].split("val").paths]
@@ -147,10 +158,13 @@ class Comparison:
             fitted = self._fit(method, training, path.with_suffix(".resume"))
             record = _trained_record(method, training, settings, fitted)
             write(path, fitted.state, {"settings": json.dumps(settings), "trained": json.dumps(vars(record))})
-            path.with_suffix(".resume").unlink(missing_ok=True)
-        with safe_open(path, framework="pt") as stored:
-            record = records.Trained(**json.loads(stored.metadata()["trained"]))
-            state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        path.with_suffix(".resume").unlink(missing_ok=True)  # also that of a run that was killed after its weights were written
+        try:
+            with safe_open(path, framework="pt") as stored:
+                record = records.Trained(**json.loads(stored.metadata()["trained"]))
+                state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
+        except (SafetensorError, OSError) as error:
+            raise TrainingError(f"{path} cannot be read ({error}). Delete the file, and the run is trained again.") from error
         if not any(r == record for r in records.read(self.folder)):
             records.append(self.folder, record)
         return state, record.seconds
@@ -170,7 +184,7 @@ class Comparison:
         runs = [(self.plan.method_of(name), self.plan.training_of(name, seed)) for name in self.plan.tuned for seed in self.plan.seeds]
         untrained = sum(not self.weights_path(*run).is_file() for run in runs)
         size = sum(tensor.numel() * tensor.element_size() for tensor in self.model.state_dict().values())
-        check_room(self.folder, size * (untrained + 5) if untrained else 0)
+        check_room(self.folder, size * (untrained + 5) if untrained or self.references.missing(self.dataset.splits) else 0)
 
     def _key(self, method: str, seed: int, alpha: float, settings: Mapping[str, Any]) -> Key:
         return (method, seed, alpha, records.settings_hash(settings), self.provenance["data"], self.provenance["weights"])
@@ -192,10 +206,12 @@ class Comparison:
 
     def _conclude(self, found: Sequence[records.Evaluation]) -> None:
         """Write the choices and differences that follow from `found`, unless just these are what was written last."""
-        runs = _hash(sorted(_key_of(record) for record in found))
+        references = self.references.standing()
+        runs = _hash([*sorted(_key_of(record) for record in found), *((r.share, r.seed, r.settings_hash) for r in references)])
         chosen = conclusions.choices(found, self.folder)
         new: list[records.Record] = [replace(choice, runs=runs) for choice in chosen]
         new += [replace(difference, runs=runs) for difference in conclusions.differences(found, self.folder, chosen)]
+        new += [replace(one, runs=runs) for one in robustness(found, chosen, references)]
         if best := conclusions.best(found, chosen):
             new += gallery.examples(self.folder, self.dataset, f"{best.method} + WiSE-FT (ID val.)", best, self.zero, runs)
         if list(records.read(self.folder))[-len(new) :] != new:
@@ -211,8 +227,24 @@ def _check(plan: Plan, model: ImageTextModel, dataset: Dataset) -> None:
             preflight(plan.method_of(name), model, dataset, plan.training_of(name, 0))
         except SettingError as error:
             problems.append(str(error))
+    problems += reference_problems(plan.references)
+    if plan.references:
+        try:
+            preflight(reference(), model, dataset, plan.training_of(REFERENCE, 0))
+        except SettingError as error:
+            problems.append(str(error))
     if problems:
         raise SettingError("\n".join(problems))
+
+
+def _called_as_before(dataset: Dataset, data: str, stored: Sequence[records.Evaluation], folder: Path) -> Dataset:
+    """The data set, by the name that the folder's records give to the same data: renaming it does not make it another one."""
+    names = {r.dataset for r in stored}
+    if not names or dataset.name in names:
+        return dataset
+    if same := [r.dataset for r in stored if r.provenance.get("data") == data]:
+        return replace(dataset, name=same[-1])
+    raise DataError(f"{folder} holds the records of {', '.join(sorted(names))}, not of {dataset.name}. Give another folder by --out.")
 
 
 def check_room(folder: Path, num_bytes: int) -> None:

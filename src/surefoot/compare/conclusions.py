@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from surefoot import records
+from surefoot.errors import DataError
 from surefoot.intervals import Answered, Interval, paired_bootstrap, paired_bootstrap_of
 from surefoot.metrics import harmonic_mean, one_standard_error, score
 from surefoot.protocols import members
@@ -55,8 +56,10 @@ def differences(found: Rows, folder: Path, chosen: Sequence[records.Choice]) -> 
         pairs += [(f"{method} + WiSE-FT 0.5", half, other, rows) for other, rows in ((method, plain), ("zero_shot", zero)) if half]
         pairs += [(f"{method} + WiSE-FT (ID val.)", picked, other, rows) for other, rows in ((method, plain), ("zero_shot", zero))]
         for a, a_rows, b, b_rows in pairs:
-            columns = [column for column in sorted(plain[0].accuracy) if column in b_rows[0].accuracy and column != "val"]
-            made += [difference(a, a_rows, b, b_rows, column, (folder, folder)) for column in columns]
+            if b != "zero_shot":  # runs of one method may have been evaluated at different alphas
+                b_rows = [r for r in b_rows if r.seed in {own.seed for own in a_rows}]
+            common = set[str].intersection(*(set(r.accuracy) for r in (*a_rows, *b_rows))) - {"val"}
+            made += [difference(a, a_rows, b, b_rows, column, (folder, folder)) for column in sorted(common)]
     return made
 
 
@@ -70,8 +73,15 @@ def difference(a: str, a_rows: Rows, b: str, b_rows: Rows, column: str, folders:
         b_rows: its evaluations; a single one stands against all seeds of the other.
         column: a name of `Evaluation.accuracy`.
         folders: where the answers of `a` and of `b` lie.
+
+    Raises:
+        DataError: a row without this column, or measured on other images.
     """
     sets = members(column, a_rows[0].num_images)
+    for name in sets:
+        if len(sizes := {r.num_images.get(name, 0) for r in (*a_rows, *b_rows)}) > 1:
+            numbers = " and ".join(map(str, sorted(sizes)))
+            raise DataError(f"{a} and {b} were measured on {numbers} images of {name}, which cannot be paired. Name other columns by --on.")
     interval = _interval(column, _loaded(a_rows, sets, folders[0]), _loaded(b_rows, sets, folders[1]))
     return records.Difference(
         a=a, b=b, on=column, mean=interval.mean, low=interval.low, high=interval.high,
@@ -101,6 +111,13 @@ def _loaded(rows: Rows, sets: Sequence[str], folder: Path) -> list[list[records.
     return [[one[name] for one in loaded] for name in sets]
 
 
-@lru_cache(maxsize=256)
 def _answers(folder: Path, relative: str) -> dict[str, records.Answers]:
+    path = folder / relative
+    return _of_file(folder.absolute(), relative, path.stat().st_mtime_ns if path.is_file() else 0)
+
+
+@lru_cache(maxsize=256)
+def _of_file(folder: Path, relative: str, changed: int) -> dict[str, records.Answers]:
+    """`changed` is the file's time of change: one that was written anew is read anew."""
+    del changed
     return records.load_answers(folder, relative)

@@ -45,7 +45,7 @@ def examples(folder: Path, dataset: Dataset, name: str, a: records.Evaluation, b
         for split, row, own, other in _in_turn(queues):
             if len([e for e in made if e.change == change]) == PER_CHANGE:
                 break
-            if taken[int(own.label[row])] < PER_CLASS and (image := _small(folder, split, row)):
+            if taken[int(own.label[row])] < PER_CLASS and (image := _small(folder, split, row, a.provenance.get("data", ""))):
                 taken[int(own.label[row])] += 1
                 made.append(_example(name, split, row, own, other, change, image, dataset, runs))
     return made
@@ -79,9 +79,9 @@ def _shown(path: Path, root: Path) -> str:
     return path.relative_to(root).as_posix() if path.is_relative_to(root) else path.as_posix()
 
 
-def _small(folder: Path, split: Split, row: int) -> str | None:
-    """A small copy of an image, or nothing if it cannot be read any more."""
-    path = folder / FOLDER / f"{split.name.replace('/', '-')}-{row}.webp"
+def _small(folder: Path, split: Split, row: int, data: str) -> str | None:
+    """A small copy of an image, or nothing if it cannot be read any more; `data` is the hash of the data, since rows move with them."""
+    path = folder / FOLDER / f"{split.name.replace('/', '-')}-{row}-{data}.webp"
     if not path.is_file():
         try:
             image = read_image(split.paths[row])
@@ -89,5 +89,7 @@ def _small(folder: Path, split: Split, row: int) -> str | None:
             return None
         path.parent.mkdir(parents=True, exist_ok=True)
         image.thumbnail((SIDE, SIDE))
-        image.save(path, quality=80)
+        partial = path.with_name(path.name + ".part")
+        image.save(partial, format="WEBP", quality=80)
+        partial.replace(path)
     return path.relative_to(folder).as_posix()

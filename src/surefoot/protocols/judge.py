@@ -14,9 +14,9 @@ from torch import Tensor
 
 from surefoot.data.corruptions import CORRUPTIONS, corrupt
 from surefoot.data.images import Budget, Images
-from surefoot.data.layout import Dataset, Split
+from surefoot.data.layout import Dataset
 from surefoot.heads import class_weight, context_weight, prompt_embeddings
-from surefoot.model import ImageTextModel, ImageTransform, probe_names
+from surefoot.model import ImageTextModel, probe_names
 from surefoot.objective import Method
 from surefoot.prompts import PromptTable
 from surefoot.protocols.outcome import Outcome
@@ -26,6 +26,7 @@ from surefoot.train.state import part
 EVALUATION_BATCH = 256
 CHUNK_BYTES = 1 << 28
 AGREEMENT = "agreement"
+CORRUPTED = "corruptions/"
 
 
 @dataclass(frozen=True)
@@ -61,17 +62,19 @@ class Judge:
     corruptions: bool | None = None
     on_images: Callable[[int], None] | None = None
     _images: dict[str, Images] = field(default_factory=dict)
-    _start_features: dict[str, Tensor] = field(default_factory=dict)
+    _start_features: dict[str, list[Tensor]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         data, budget = self.dataset, self.budget or Budget()
         self.splits = {name: split for name, split in data.splits.items() if name != "train"}
         self._images = {name: Images(split.paths, self.model.preprocess, budget=budget) for name, split in self.splits.items()}
         if "test" in data.splits and (self.corruptions or (self.corruptions is None and not data.shifts)):
-            for name in CORRUPTIONS:
-                self.splits[f"corruptions/{name}"] = data.split("test")
-                self._images[f"corruptions/{name}"] = Images(data.split("test").paths, corrupted(self.model, name), budget=budget)
+            self.splits |= {f"{CORRUPTED}{name}": data.split("test") for name in CORRUPTIONS}
+        config = self.model.config()["preprocess_cfg"]
+        self._normalisation = tuple(torch.tensor(config[key]).reshape(3, 1, 1) for key in ("mean", "std"))
         self.contexts = list(data.contexts)
+        present = {split.name: sorted(set(split.labels)) for split in data.shifts}
+        self._present = {name: classes for name, classes in present.items() if len(classes) < len(data.class_names)}
         own = {name.casefold() for name in data.class_names}
         self.probe = [name for name in probe_names() if name.casefold() not in own]
         self.device = next(self.model.parameters()).device
@@ -95,42 +98,65 @@ class Judge:
         classes are always answered by the model's own text tower. Context recognition swaps the image tower only ("context"), or both
         ("context_own"). Members whose image tower did not move share the zero-shot model's features, which are the same.
         """
-        moved = [member for member in members if "visual" in member.method.trains]
-        states = [member.state for member in moved]
-        if not self._start_features:
-            states.append(lambda: self.start)
         with torch.inference_mode():
-            features = self._encode_all(states) if states else []
-            if len(features) > len(moved):
-                self._start_features = features.pop()
-            own = iter(features)
-            return [self._outcome(m, next(own) if "visual" in m.method.trains else self._start_features) for m in members]
+            moved = [number for number, member in enumerate(members) if "visual" in member.method.trains]
+            found: list[dict[str, list[Answers]]] = [{} for _ in members]
+            if moved or not self._start_features:
+                self._encode({number: members[number] for number in moved}, found)
+            for number, member in enumerate(members):
+                if number not in moved:
+                    heads = self._heads(member.method, member.state())
+                    for name, batches in self._start_features.items():
+                        for place, features in enumerate(batches):
+                            _add(found[number], self._answers(name, place, features.to(self.device), features, heads))
+        return [Outcome({name: Answers.joined(parts) for name, parts in one.items()}) for one in found]
 
-    def _encode_all(self, states: Sequence[Callable[[], Mapping[str, Tensor]]]) -> list[dict[str, Tensor]]:
-        """{set: f(x) [N, D]} for each of several weights, chunk by chunk of the images."""
-        found: list[dict[str, list[Tensor]]] = [{name: [] for name in self.splits} for _ in states]
+    def _encode(self, moved: Mapping[int, Member], found: Sequence[dict[str, list[Answers]]]) -> None:
+        """Add the answers of the members whose image tower moved to `found`, and keep theta_0's features if they are not known yet.
+
+        Features of a chunk of images become answers at once: those of all images by many members would not fit into memory.
+        """
+        start = self._start_features or {name: [] for name in self.splits}
+        heads: dict[int, _Heads] = {}
         for chunk in self._chunks():
-            for state, parts in zip(states, found, strict=True):
-                self._load(state())
-                for name, batch in chunk:
-                    parts[name].append(self.model.encode_image(batch.to(self.device)))
-                    if self.on_images:
-                        self.on_images(len(batch))
-        return [{name: torch.cat(parts) for name, parts in one.items()} for one in found]
+            if start is not self._start_features:
+                self._load(self.start)
+                for name, _, batch in chunk:
+                    start[name].append(self._encoded(batch).cpu())
+            for number, member in moved.items():
+                self._load(state := member.state())
+                heads[number] = heads.get(number) or self._heads(member.method, state, loaded=True)
+                for name, place, batch in chunk:
+                    _add(found[number], self._answers(name, place, self._encoded(batch), start[name][place], heads[number]))
+        self._start_features = start
 
-    def _chunks(self) -> Iterator[list[tuple[str, Tensor]]]:
-        """Preprocessed batches of all sets in their order, as many at a time as memory is given for."""
-        chunk: list[tuple[str, Tensor]] = []
+    def _encoded(self, batch: Tensor) -> Tensor:
+        features = self.model.encode_image(batch.to(self.device))
+        if self.on_images:
+            self.on_images(len(batch))
+        return features
+
+    def _chunks(self) -> Iterator[list[tuple[str, int, Tensor]]]:
+        """(set, number of the batch, preprocessed images) of all sets in their order, as many at a time as memory is given for."""
+        chunk: list[tuple[str, int, Tensor]] = []
         size = 0
         for name, images in self._images.items():
-            for batch in images.batches(EVALUATION_BATCH):
-                chunk.append((name, batch))
-                size += batch.numel() * batch.element_size()
-                if size >= CHUNK_BYTES:
-                    yield chunk
-                    chunk, size = [], 0
+            for place, batch in enumerate(images.batches(EVALUATION_BATCH)):
+                for of, variant in self._variants(name, batch):
+                    chunk.append((of, place, variant))
+                    size += variant.numel() * variant.element_size()
+                    if size >= CHUNK_BYTES:
+                        yield chunk
+                        chunk, size = [], 0
         if chunk:
             yield chunk
+
+    def _variants(self, name: str, batch: Tensor) -> Iterator[tuple[str, Tensor]]:
+        """A batch itself and, of the test images, each of its corruptions: one reading serves all of them."""
+        yield name, batch
+        for of in self.splits if name == "test" else ():
+            if of.startswith(CORRUPTED):
+                yield of, corrupted(batch, of.removeprefix(CORRUPTED), *self._normalisation)
 
     def _load(self, state: Mapping[str, Tensor]) -> None:
         self.model.load_weights(part(state, "model"))
@@ -152,52 +178,58 @@ class Judge:
     def _class_head(self, names: Sequence[str], templates: Sequence[str] = ()) -> Tensor:
         return class_weight(prompt_embeddings(self.model, PromptTable.build(templates or self.dataset.templates, names)))
 
-    def _outcome(self, member: Member, features: Mapping[str, Tensor]) -> Outcome:
-        state = member.state()
+    def _heads(self, method: Method, state: Mapping[str, Tensor], *, loaded: bool = False) -> _Heads:
+        """What answers for a member; `loaded` says that the model holds its weights already."""
         texts = self._start_texts
-        if member.method.trains & {"text", "logit_scale"}:
-            self._load(state)
+        if method.trains & {"text", "logit_scale"}:
+            if not loaded:
+                self._load(state)
             texts = self._text_heads()
-        weight, bias = texts["seen"], torch.zeros(len(texts["seen"]), device=self.device)
-        if member.method.predict == "head":
-            weight, bias = state["head.weight"].to(self.device), state["head.bias"].to(self.device)
-        found: dict[str, Answers] = {}
-        for name, split in self.splits.items():
-            logits = features[name] @ texts[name].T if name.startswith("unseen/") else features[name] @ weight.T + bias
-            found[name] = answers(logits, split.labels)
-            if name.startswith("shifts/") and len(present := sorted(set(split.labels))) < len(weight):
-                found[f"restricted/{name.removeprefix('shifts/')}"] = answers(logits, split.labels, among=present)
-            found |= self._context(split, features[name], texts, found) if name in self.dataset.splits else {}
+        if method.predict == "head":
+            return _Heads(texts, state["head.weight"].to(self.device), state["head.bias"].to(self.device))
+        return _Heads(texts, texts["seen"], torch.zeros(len(texts["seen"]), device=self.device))
+
+    def _answers(self, name: str, place: int, features: Tensor, start: Tensor, heads: _Heads) -> dict[str, Answers]:
+        """{evaluation set: answers} of one batch of a set, the one at `place`; `start` are theta_0's features of the same images."""
+        label = self.splits[name].labels[place * EVALUATION_BATCH :][: len(features)]
+        logits = features @ heads.texts[name].T if name.startswith("unseen/") else features @ heads.weight.T + heads.bias
+        found = {name: answers(logits, label)}
+        if name in self._present:
+            found[f"restricted/{name.removeprefix('shifts/')}"] = answers(logits, label, among=self._present[name])
+        if name in self.dataset.splits and name != "val" and (context := self.dataset.context_of(name)):
+            number = [self.contexts.index(context)] * len(features)
+            found[f"context/{context}"] = answers(features @ self._start_texts["context"].T, number)
+            found[f"context_own/{context}"] = answers(features @ heads.texts["context"].T, number)
         if "test" in self.splits:  # a data set of train and val alone, for choices, has none
-            found |= self._joint(features, texts) | self._agreement(features["test"], texts)
-        return Outcome(found)
-
-    def _context(self, split: Split, features: Tensor, texts: Mapping[str, Tensor], found: Mapping[str, Answers]) -> dict[str, Answers]:
-        context = self.dataset.context_of(split.name)
-        if context is None or split.name in ("val", "train"):
-            return {}
-        label = [self.contexts.index(context)] * len(features)
-        given = {}
-        for name, head in (("context", self._start_texts["context"]), ("context_own", texts["context"])):
-            own = answers(features @ head.T, label)
-            before = found.get(f"{name}/{context}")  # several sets may be drawn in one context
-            given[f"{name}/{context}"] = own if before is None else before.followed_by(own)
-        return given
-
-    def _joint(self, features: Mapping[str, Tensor], texts: Mapping[str, Tensor]) -> dict[str, Answers]:
-        """Seen and unseen images with all names competing, answered by the text tower."""
-        found = {}
-        for split in self.dataset.unseen:
-            head, short = texts[f"joint/{split.name}"], split.name.removeprefix("unseen/")
-            found[f"joint_seen/{short}"] = answers(features["test"] @ head.T, self.dataset.split("test").labels)
-            shifted = [label + len(self.dataset.class_names) for label in split.labels]
-            found[f"joint_unseen/{short}"] = answers(features[split.name] @ head.T, shifted)
+            found |= self._joint(name, features, label, heads.texts)
+        if name == "test":
+            expected = (start.to(self.device) @ self._start_texts["probe"].T).argmax(1)
+            found[AGREEMENT] = answers(features @ heads.texts["probe"].T, expected.tolist())
         return found
 
-    def _agreement(self, features: Tensor, texts: Mapping[str, Tensor]) -> dict[str, Answers]:
-        """Does a vocabulary of names that have nothing to do with the data get the zero-shot model's answers?"""
-        expected = (self._start_features["test"] @ self._start_texts["probe"].T).argmax(1)
-        return {AGREEMENT: answers(features @ texts["probe"].T, expected.tolist())}
+    def _joint(self, name: str, features: Tensor, label: Sequence[int], texts: Mapping[str, Tensor]) -> dict[str, Answers]:
+        """Seen and unseen images with all names competing, answered by the text tower."""
+        if name == "test":
+            others = [(split.name, "joint_seen", label) for split in self.dataset.unseen]
+        elif name.startswith("unseen/"):
+            others = [(name, "joint_unseen", [number + len(self.dataset.class_names) for number in label])]
+        else:
+            others = []
+        return {f"{kind}/{of.removeprefix('unseen/')}": answers(features @ texts[f"joint/{of}"].T, own) for of, kind, own in others}
+
+
+@dataclass(frozen=True)
+class _Heads:
+    """What answers: text heads by name, and `weight` [K, D] and `bias` [K] for the classes that were trained on."""
+
+    texts: Mapping[str, Tensor]
+    weight: Tensor
+    bias: Tensor
+
+
+def _add(found: dict[str, list[Answers]], more: Mapping[str, Answers]) -> None:
+    for name, given in more.items():
+        found.setdefault(name, []).append(given)
 
 
 def answers(logits: Tensor, label: Sequence[int], among: Sequence[int] | None = None) -> Answers:
@@ -214,14 +246,7 @@ def answers(logits: Tensor, label: Sequence[int], among: Sequence[int] | None = 
     )
 
 
-def corrupted(model: ImageTextModel, name: str) -> ImageTransform:
-    """The model's preprocessing with a corruption at its own resolution, drawn anew for each image and the same for every model."""
-    config = model.config()["preprocess_cfg"]
-    mean, std = (torch.tensor(config[key]).reshape(3, 1, 1) for key in ("mean", "std"))
-
-    def transform(image: object) -> Tensor:
-        ready = model.preprocess(image)
-        plain = (ready * std + mean).clamp(0, 1)
-        return (corrupt(plain, name, seed=zlib.crc32(plain.numpy().tobytes())) - mean) / std
-
-    return transform
+def corrupted(batch: Tensor, name: str, mean: Tensor, std: Tensor) -> Tensor:
+    """Preprocessed images [B, 3, H, W], corrupted at the model's own resolution; each draws its own noise, the same for every model."""
+    plain = (batch * std + mean).clamp(0, 1)
+    return (torch.stack([corrupt(image, name, seed=zlib.crc32(image.numpy().tobytes())) for image in plain]) - mean) / std

@@ -19,7 +19,7 @@ MEANS = {
     "context": "context/",
     "context_own": "context_own/",
 }
-"""Columns that are plain means over the sets with a prefix."""
+"""Columns that are plain means over the sets with a prefix; see `members` for restricted ones."""
 DESCRIBED = ("val", "test", "shifts/")
 """The sets whose metrics beyond accuracy are recorded."""
 
@@ -39,9 +39,9 @@ class Outcome:
     def accuracy(self) -> dict[str, float]:
         """{column: value in 0..1}: top-1 of every set, means over sets, harmonic means of seen and unseen classes."""
         each = {name: top1(answers.correct) for name, answers in self.answers.items()}
-        for name, prefix in MEANS.items():
-            if values := [value for key, value in each.items() if key.startswith(prefix)]:
-                each[name] = float(np.mean(values))
+        for name in MEANS:
+            if sets := members(name, self.answers):
+                each[name] = float(np.mean([each[key] for key in sets]))
         for name in [key.removeprefix("joint_seen/") for key in self.answers if key.startswith("joint_seen/")]:
             each[f"hm/{name}"] = harmonic_mean(each["test"], each[f"unseen/{name}"])
             each[f"joint_hm/{name}"] = harmonic_mean(each[f"joint_seen/{name}"], each[f"joint_unseen/{name}"])
@@ -67,6 +67,8 @@ def members(name: str, sets: Mapping[str, object]) -> list[str]:
     Examples:
         >>> members("avg_shifts", {"test": 0, "shifts/a": 0, "shifts/b": 0})
         ['shifts/a', 'shifts/b']
+        >>> members("avg_restricted", {"shifts/a": 0, "restricted/a": 0, "shifts/b": 0})
+        ['restricted/a', 'shifts/b']
         >>> members("joint_hm/birds", {"joint_seen/birds": 0, "joint_unseen/birds": 0})
         ['joint_seen/birds', 'joint_unseen/birds']
     """
@@ -75,4 +77,10 @@ def members(name: str, sets: Mapping[str, object]) -> list[str]:
         return ["test", f"unseen/{rest}"]
     if kind == "joint_hm":
         return [f"joint_seen/{rest}", f"joint_unseen/{rest}"]
-    return [key for key in sets if key.startswith(MEANS[name])] if name in MEANS else [name]
+    if name not in MEANS:
+        return [name]
+    found = [key for key in sets if key.startswith(MEANS[name])]
+    if name == "avg_restricted" and found:  # a shift that holds every class has nothing to restrict, and belongs to the mean as it is
+        restricted = {key: f"restricted/{key.removeprefix('shifts/')}" for key in sets if key.startswith("shifts/")}
+        return [other if other in sets else key for key, other in restricted.items()]
+    return found
