@@ -3,22 +3,56 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from surefoot.compare import Plan
+from surefoot.compare.plan import reference_problems
 from surefoot.errors import MissingDataError, SettingError, unknown_name
 from surefoot.job import PRECISIONS
 from surefoot.methods import METHODS, parameters, setting_problems
+from surefoot.methods.reference import REFERENCE
 from surefoot.train import Training
 
 RECIPES = Path(__file__).parent / "recipes"
-_TOP = ("model", "precision", "methods", "seeds", "alphas", "training", "overrides", "shots", "corruptions")
+_TOP = ("model", "precision", "methods", "seeds", "alphas", "training", "overrides", "shots", "corruptions", "references")
+LARGEST_SEED = 2**32 - 1
 _OPTIONAL = {"clip_norm", "steps"}
 _TRAINING = {f.name: f.type for f in dataclasses.fields(Training) if f.name != "seed"}
+
+
+def _all(kind: type, value: object) -> bool:
+    """A list of values of one kind; true is no number."""
+    return isinstance(value, list | tuple) and all(_one(kind, one) for one in value)
+
+
+def _one(kind: type, value: object) -> bool:
+    return isinstance(value, int | float if kind is float else kind) and isinstance(value, bool) == (kind is bool)
+
+
+def _are_tables(value: object) -> bool:
+    return isinstance(value, Mapping) and all(isinstance(own, Mapping) for own in value.values())
+
+
+_SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "model": (lambda value: _one(str, value) and bool(value), 'a name, such as "iconclip"'),
+    "precision": (lambda value: _one(str, value), f"one of {', '.join(PRECISIONS)}"),
+    "methods": (lambda value: _all(str, value) and bool(value), 'a list of methods, such as ["tp_ft", "flyp"]'),
+    "seeds": (
+        lambda value: _all(int, value) and all(0 <= seed <= LARGEST_SEED for seed in value),
+        f"a list of whole numbers in 0..{LARGEST_SEED}, such as [0, 1, 2]",
+    ),
+    "alphas": (lambda value: _all(float, value), "a list of numbers in 0..1, such as [0, 0.5, 1]"),
+    "training": (lambda value: isinstance(value, Mapping), "a table, [training]"),
+    "overrides": (_are_tables, "a table for each method, such as [overrides.flyp]"),
+    "corruptions": (lambda value: value is None or _one(bool, value), "true or false"),
+    "references": (lambda value: _all(float, value), "a list of shares of the training images, such as [0.1, 0.25, 0.5, 1]"),
+}
+"""What each entry of a recipe must look like before anything looks into it, and how that is said."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +69,7 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
 
     Raises:
         MissingDataError: neither a recipe's name nor a file.
-        SettingError: not valid TOML.
+        SettingError: not valid TOML, or not UTF-8.
     """
     path = RECIPES / f"{name_or_path}.toml"
     path = path if path.is_file() else Path(name_or_path)
@@ -44,6 +78,8 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
         raise MissingDataError(f"There is no recipe '{name_or_path}'. Give a TOML file, or one of: {known}.")
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
+    except UnicodeDecodeError as error:
+        raise SettingError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
     except tomllib.TOMLDecodeError as error:
         raise SettingError(f"{path} is not valid TOML: {error}.") from error
 
@@ -80,6 +116,12 @@ def resolve(recipe: Mapping[str, Any], assignments: Mapping[str, Any], **given: 
         SettingError: every problem at once.
     """
     tables = {**recipe, **{key: value for key, value in given.items() if value is not None}}
+    misshapen = [
+        f"{key} is {tables[key]!r}; it must be {wanted}."
+        for key, (fits, wanted) in _SHAPES.items()
+        if key in tables and not fits(tables[key])
+    ]
+    tables = {key: value for key, value in tables.items() if key not in _SHAPES or _SHAPES[key][0](value)}
     if tables.get("methods") == ["all"]:
         tables["methods"] = list(METHODS)
     training = dict(tables.get("training", {}))
@@ -90,7 +132,7 @@ def resolve(recipe: Mapping[str, Any], assignments: Mapping[str, Any], **given: 
     for settings in (training, *overrides.values()):
         for key in _OPTIONAL & settings.keys():
             settings[key] = None if settings[key] == "none" else settings[key]
-    if problems := _problems(tables, training, overrides):
+    if problems := misshapen + _problems(tables, training, overrides):
         raise SettingError("\n".join(problems))
     plan = Plan(
         methods=tuple(tables.get("methods", Plan.methods)),
@@ -100,13 +142,15 @@ def resolve(recipe: Mapping[str, Any], assignments: Mapping[str, Any], **given: 
         overrides=overrides,
         shots=tables.get("shots"),
         corruptions=tables.get("corruptions"),
+        references=tuple(tables.get("references", ())),
     )
     return Settings(model=tables.get("model", "iconclip"), precision=tables.get("precision", "auto"), plan=plan)
 
 
 def _problems(tables: Mapping[str, Any], training: Mapping[str, Any], overrides: Mapping[str, Mapping[str, Any]]) -> list[str]:
     found = [str(unknown_name("setting of a recipe", key, _TOP)) for key in tables if key not in _TOP]
-    found += [str(unknown_name("method", name, METHODS)) for name in (*tables.get("methods", ()), *overrides) if name not in METHODS]
+    named = (*tables.get("methods", ()), *(name for name in overrides if name != REFERENCE))
+    found += [str(unknown_name("method", name, METHODS)) for name in named if name not in METHODS]
     found += _training_problems(training)
     for name in (name for name in overrides if name in METHODS):
         own = {key: value for key, value in overrides[name].items() if key not in _TRAINING}
@@ -115,6 +159,9 @@ def _problems(tables: Mapping[str, Any], training: Mapping[str, Any], overrides:
         found += setting_problems(name, {key: value for key, value in own.items() if key in known})
         shared = {key: value for key, value in overrides[name].items() if key in _TRAINING}
         found += [f"{name}: {problem}" for problem in _training_problems({**training, **shared})] if shared else []
+    if REFERENCE in overrides:
+        found += [f"{REFERENCE}: {problem}" for problem in _training_problems({**training, **overrides[REFERENCE]})]
+    found += reference_problems(tables.get("references", ()))
     if tables.get("precision", "auto") not in PRECISIONS:
         found.append(f"precision is '{tables['precision']}'; it must be one of {', '.join(PRECISIONS)}.")
     found += [f"alpha {alpha} is not in 0..1." for alpha in tables.get("alphas", ()) if not 0 <= alpha <= 1]
@@ -150,10 +197,10 @@ def _fits(value: object, kind: str) -> bool:
     if isinstance(value, bool):
         return False
     if kind.startswith("float"):
-        return isinstance(value, int | float)
+        return isinstance(value, int | float) and not math.isinf(value)
     return isinstance(value, int if kind.startswith("int") else str)
 
 
 def _wanted(kind: str) -> str:
-    word = "a number" if kind.startswith("float") else "a whole number" if kind.startswith("int") else "a text"
+    word = "a finite number" if kind.startswith("float") else "a whole number" if kind.startswith("int") else "a text"
     return word + (" or none" if "None" in kind else "")

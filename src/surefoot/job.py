@@ -12,6 +12,7 @@ import torch
 
 from surefoot.compare import Plan
 from surefoot.data import Dataset, load
+from surefoot.data.embedded import names
 from surefoot.data.subsets import base_to_new
 from surefoot.data.survey import verified
 from surefoot.errors import DataError, MissingDataError, unknown_name
@@ -41,6 +42,11 @@ class DataOptions:
     test_share: float = 0.15
     skip_unreadable: bool = False
     base_to_new: bool = False
+
+    def anywhere(self) -> DataOptions:
+        """The same with an absolute path, unless the data are embedded ones."""
+        path = Path(self.data)
+        return replace(self, data=str(path.absolute())) if self.data not in names() and path.exists() else self
 
     def open(self, on_image: Callable[[int, int], None] | None = None) -> Dataset:
         """The data set, every image of it read once.
@@ -94,9 +100,14 @@ class Job:
         return load_model(self.model, device=device, precision=pick_precision(self.precision, device))
 
     def save(self, folder: Path) -> None:
-        """Write job.json into the folder."""
+        """Write job.json into the folder, in one piece; with the data's absolute path, so that the folder opens from anywhere."""
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        partial = folder / (FILE + ".part")
+        try:
+            partial.write_text(json.dumps(asdict(replace(self, data=self.data.anywhere())), indent=1) + "\n", encoding="utf-8")
+            partial.replace(folder / FILE)
+        finally:
+            partial.unlink(missing_ok=True)
 
     @classmethod
     def of(cls, folder: Path) -> Job:
@@ -111,13 +122,20 @@ class Job:
             raise MissingDataError(f"{path} is not there. Give a folder that 'surefoot fit' or 'surefoot compare' wrote.")
         try:
             return cls._from(json.loads(path.read_text(encoding="utf-8")))
-        except (TypeError, KeyError, json.JSONDecodeError) as error:
-            raise DataError(f"{path} is not the job of a comparison ({error}). Run the comparison again into this folder.") from error
+        except (TypeError, KeyError, AttributeError, ValueError) as error:
+            reason = f"it holds no {error}" if isinstance(error, KeyError) else str(error)
+            raise DataError(
+                f"{path} is damaged, or was not written by Surefoot: {reason}. "
+                "Run 'surefoot fit' or 'surefoot compare' again into this folder; what is finished there is kept."
+            ) from error
 
     @classmethod
     def _from(cls, stored: dict[str, Any]) -> Job:
         plan = stored["plan"]
         plan = {key: tuple(value) if isinstance(value, list) else value for key, value in plan.items()}
+        texts = [stored["model"], stored["precision"], stored["data"]["data"], *plan["methods"]]
+        if not isinstance(plan["methods"], tuple) or not all(isinstance(text, str) for text in texts):
+            raise TypeError("model, precision, data and methods must be texts")
         made = Plan(**{**plan, "training": Training(**plan["training"])})
         return cls(**{**stored, "data": DataOptions(**stored["data"]), "plan": made})
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import functools
 import logging
 from collections.abc import Callable
+from typing import NoReturn
 
 import typer
 from rich.console import Console
@@ -21,6 +24,11 @@ from surefoot.cli.predict import predict
 from surefoot.cli.report import report
 from surefoot.cli.tune import tune
 from surefoot.errors import SurefootError
+
+INTERRUPTED = 130  # 128 + SIGINT, as shells have it
+RESUME = (fit, compare, tune, frontier)
+_FULL = {errno.ENOSPC, errno.EDQUOT}
+_REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
 app = typer.Typer(
     help="Fine-tune CLIP and other zero-shot image-text models without wrecking them.",
@@ -41,18 +49,50 @@ EXAMPLES: dict[Callable[..., None], str] = {
     methods: "surefoot methods l2_sp",
     report: "surefoot report runs/iconshift",
 }
+
+
+def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
+    """The command, which Ctrl-C ends with a sentence and code 130 instead of a traceback."""
+
+    @functools.wraps(command)
+    def run(**given: object) -> None:
+        try:
+            command(**given)
+        except KeyboardInterrupt as error:
+            kept = " What is finished is kept: the same command goes on from there." if command in RESUME else ""
+            Console(stderr=True).print(f"Interrupted.{kept}", soft_wrap=True)
+            raise typer.Exit(INTERRUPTED) from error
+
+    return run
+
+
 for command, example in EXAMPLES.items():
-    app.command(epilog=f"Example: {example}")(command)
+    app.command(epilog=f"Example: {example}")(_interruptible(command))
 
 
 def main() -> None:
-    """Entry point: errors that Surefoot raises on purpose are printed and end with code 2."""
+    """Entry point: errors that Surefoot raises on purpose, and a disk that refuses, are printed and end with code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=Console(stderr=True), show_path=False)])
     try:
         app()
     except SurefootError as error:
-        Console(stderr=True).print(f"[red]error[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
-        raise SystemExit(2) from error
+        _fail(str(error), error)
+    except OSError as error:
+        if error.errno in _FULL:
+            _fail(f"{_said(error)}. Make room or give another folder by --out, and run the same command again.", error)
+        if error.errno in _REFUSED:
+            _fail(f"{_said(error)}. Give another place, or see to it that this one may be read and written.", error)
+        raise
+
+
+def _said(error: OSError) -> str:
+    return ": ".join(str(part) for part in (error.filename, error.strerror) if part)
+
+
+def _fail(text: str, error: Exception) -> NoReturn:
+    shown = escape(text.encode("utf-8", "replace").decode())  # a file's name need not be valid Unicode
+    Console(stderr=True).print(f"[red]error[/red] {shown}", soft_wrap=True, highlight=False)
+    raise SystemExit(2) from error
 
 
 if __name__ == "__main__":

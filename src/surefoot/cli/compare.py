@@ -17,12 +17,17 @@ from surefoot.cli.display import Display
 from surefoot.cli.report import COMMAND, write_report
 from surefoot.compare import Comparison
 from surefoot.data import Dataset, embedded
+from surefoot.data.subsets import few_shot
 from surefoot.job import DataOptions, Job
+from surefoot.model import pick_device
 
 DEFAULT_MODEL = "ViT-B-32:laion2b_s34b_b79k"
 Methods = Annotated[str | None, typer.Option(help="Comma-separated, or 'all'; see 'surefoot methods'.")]
 Seeds = Annotated[str | None, typer.Option(help="Comma-separated numbers, such as 0,1,2.")]
 Shots = Annotated[str | None, typer.Option(help="Few-shot: images a class, such as 4 or 1,2,4,8,16; a new draw for each seed.")]
+References = Annotated[
+    str | None, typer.Option(help="Shares of the training images for models from scratch, such as 0.1,0.25,0.5,1: effective robustness.")
+]
 BaseToNew = Annotated[bool, typer.Option("--base-to-new", help="Train on the first half of the classes, judge the others too.")]
 
 
@@ -36,6 +41,7 @@ def compare(
     shots: Shots = None,
     base_to_new: BaseToNew = False,
     corruptions: shared.Corruptions = None,
+    references: References = None,
     precision: shared.PrecisionOption = None,
     device: shared.Device = "auto",
     split_seed: shared.SplitSeed = 0,
@@ -45,24 +51,26 @@ def compare(
     set_: shared.Set = None,
 ) -> None:
     """Fine-tune by several methods and seeds, and show what each gains in distribution and costs elsewhere, along WiSE-FT's alpha."""
-    counts: list[int | None] = list(shared.numbers(shots) or ())
-    counts = counts or [None]
+    shared.check_folder(out)
+    pick_device(device)
+    counts = list(dict.fromkeys(shared.numbers(shots, "--shots") or ()))
+    shares = None if references is None else shared.fractions(references, "--references")
     options = DataOptions(
-        data=data,
-        split_seed=split_seed,
-        val_share=val_share,
-        test_share=test_share,
-        skip_unreadable=skip_unreadable,
+        data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
         base_to_new=base_to_new,
-    )
-    given = {"model": model, "precision": precision, "methods": shared.names(methods), "seeds": shared.numbers(seeds)}
-    settings = resolve(data, recipe, set_, **given, shots=counts[0], corruptions=corruptions)
+    )  # fmt: skip
+    given = {"model": model, "precision": precision, "methods": shared.names(methods), "seeds": shared.numbers(seeds, "--seeds")}
+    settings = resolve(data, recipe, set_, **given, shots=min(counts, default=None), corruptions=corruptions, references=shares)
     job = Job(data=options, model=settings.model, precision=settings.precision, plan=settings.plan, device=device)
     with shared.counting("reading images") as on_image:
         dataset = options.open(on_image)
-    for count in counts:
-        folder = out / f"shots-{count}" if len(counts) > 1 else out
-        run(replace(job, plan=replace(job.plan, shots=count)), dataset, folder)
+    shared.tell_notes(dataset)
+    for count in counts:  # all of them before the first hour is spent on one
+        few_shot(dataset, count, seed=0)
+    plans = [replace(job.plan, shots=count) for count in counts] or [job.plan]
+    for plan in plans:
+        folder = out / f"shots-{plan.shots}" if len(plans) > 1 else out
+        run(replace(job, plan=plan), dataset, folder)
 
 
 def resolve(data: str, recipe: str | None, assignments: Sequence[str] | None, **given: Any) -> config.Settings:  # noqa: ANN401
@@ -72,13 +80,21 @@ def resolve(data: str, recipe: str | None, assignments: Sequence[str] | None, **
     a recipe the model's own is taken.
     """
     table = config.read_recipe(recipe) if recipe else {}
-    model = given.get("model") or table.get("model") or ("iconclip" if data in embedded.names() else DEFAULT_MODEL)
+    model = given.get("model")
+    if model is None:
+        model = table.get("model", "iconclip" if data in embedded.names() else DEFAULT_MODEL)
     table = table or config.read_recipe("iconshift" if model == "iconclip" else "clip")
     return config.resolve(table, config.parse_assignments(assignments or []), **{**given, "model": model})
 
 
-def run(job: Job, dataset: Dataset, folder: Path, files: Mapping[str, str] | None = None) -> Comparison:
-    """Carry a job out into a folder, with a display, and write its report; `files` are written as soon as nothing is wrong with the job."""
+def run(job: Job, dataset: Dataset, folder: Path) -> None:
+    """Carry a job out into a folder and write its report."""
+    carry_out(job, dataset, folder)
+    write_report(folder)
+
+
+def carry_out(job: Job, dataset: Dataset, folder: Path, files: Mapping[str, str] | None = None) -> Comparison:
+    """Train and judge with a display; `files` are written into the folder as soon as nothing is wrong with the job."""
     display = Display()
     comparison = Comparison(job.load_model(), dataset, job.plan, folder, display)
     display.begin(comparison)
@@ -87,5 +103,4 @@ def run(job: Job, dataset: Dataset, folder: Path, files: Mapping[str, str] | Non
         (folder / name).write_text(content, encoding="utf-8")
     with display.live:
         comparison.run()
-    write_report(folder)
     return comparison

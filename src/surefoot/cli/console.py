@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from surefoot.data import Dataset
+from surefoot.errors import SettingError
+
+_Number = TypeVar("_Number", int, float)
 
 console = Console()
 errors = Console(stderr=True)
@@ -64,17 +71,40 @@ def names(text: str | None) -> list[str] | None:
     return [name.strip() for name in text.split(",") if name.strip()] if text is not None else None
 
 
-def numbers(text: str | None) -> list[int] | None:
-    """The whole numbers of a comma-separated list; None if nothing was given."""
-    try:
-        return [int(number) for number in names(text) or []] if text is not None else None
-    except ValueError as error:
-        raise typer.BadParameter(f"'{text}' is not a comma-separated list of whole numbers, such as 0,1,2.") from error
+def numbers(text: str | None, option: str) -> list[int] | None:
+    """The whole numbers of a comma-separated list, one at least; None if nothing was given."""
+    return None if text is None else _parsed(text, int, option, "whole numbers, such as 0,1,2")
 
 
-def fractions(text: str | None) -> list[float] | None:
-    """The numbers of a comma-separated list; None if nothing was given."""
+def fractions(text: str, option: str) -> list[float]:
+    """The numbers of a comma-separated list, one at least."""
+    return _parsed(text, float, option, "numbers, such as 0,0.5,1")
+
+
+def _parsed(text: str, kind: Callable[[str], _Number], option: str, wanted: str) -> list[_Number]:
     try:
-        return [float(number) for number in names(text) or []] if text is not None else None
-    except ValueError as error:
-        raise typer.BadParameter(f"'{text}' is not a comma-separated list of numbers, such as 0,0.5,1.") from error
+        found = [kind(number) for number in names(text) or []]
+    except ValueError:
+        found = []
+    if not found:
+        raise SettingError(f"{option} is '{text}'; it must be a comma-separated list of {wanted}.")
+    return found
+
+
+def check_folder(folder: Path) -> None:
+    """Whether a folder is there or can be made, asked before any work is done for what goes into it.
+
+    Raises:
+        SettingError: it is a file, lies below one, or may not be written.
+    """
+    there = next(place for place in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(place))
+    if not there.is_dir():
+        raise SettingError(f"{folder} cannot be a folder for results: {there} is a file. Give another one by --out.")
+    if not os.access(there, os.W_OK | os.X_OK):
+        raise SettingError(f"{folder} cannot be a folder for results: {there} may not be written. Allow it, or give another one by --out.")
+
+
+def tell_notes(dataset: Dataset) -> None:
+    """How the splits were made, how many images were skipped, and what else there is to know of the data."""
+    for note in dataset.notes:
+        errors.print(escape(note.encode("utf-8", "replace").decode()), soft_wrap=True, highlight=False)

@@ -13,8 +13,8 @@ from rich.table import Table
 
 from surefoot.cli import console as shared
 from surefoot.compare import difference
-from surefoot.errors import DataError, SettingError, unknown_name
-from surefoot.records import Difference, Evaluation, read
+from surefoot.errors import DataError, MissingDataError, SettingError, unknown_name
+from surefoot.records import FILE, Difference, Evaluation, read
 from surefoot.report.runs import collect
 
 
@@ -55,6 +55,10 @@ def rows_of(text: str) -> Rows:
     if not colon:
         raise SettingError(f"'{text}' names no method. Write FOLDER:METHOD@ALPHA, such as runs/mine:flyp@0.5 or runs/mine:zero_shot.")
     folder, (method, _, alpha) = Path(place), row.partition("@")
+    if not (folder / FILE).is_file():
+        raise MissingDataError(f"There are no results in {folder}. Give a folder that 'surefoot compare' or 'surefoot fit' wrote.")
+    if method == "zero_shot" and alpha:
+        raise SettingError(f"'{text}' gives zero_shot an alpha, and it has none. Write {place}:zero_shot.")
     runs = collect(read(folder))
     if method == "zero_shot":
         found = [runs.zero_shot] if runs.zero_shot else []
@@ -78,13 +82,15 @@ def compare_rows(a: Rows, b: Rows, columns: Sequence[str] | None) -> list[Differ
     if len(data) > 1:
         raise DataError(f"{a.name} and {b.name} were measured on different data, so they cannot be paired image by image.")
     seeds = [sorted(e.seed for e in rows.evaluations) for rows in (a, b)]
-    if seeds[0] != seeds[1] and min(len(found) for found in seeds) > 1:
+    zero_shot = any(e.alpha == 0 for rows in (a, b) for e in rows.evaluations)  # it stands against any seed
+    if seeds[0] != seeds[1] and not zero_shot:
         raise DataError(f"{a.name} has the seeds {seeds[0]} and {b.name} {seeds[1]}; run both with the same seeds.")
     common = [c for c in a.evaluations[0].accuracy if c in b.evaluations[0].accuracy]
     for column in columns or ():
         if column not in common:
             raise unknown_name("column", column, common)
-    return [difference(a.name, a.evaluations, b.name, b.evaluations, c, (a.folder, b.folder)) for c in columns or common]
+    wanted = columns or [column for column in common if column != "val"]
+    return [difference(a.name, a.evaluations, b.name, b.evaluations, column, (a.folder, b.folder)) for column in wanted]
 
 
 def _number(text: str) -> float:

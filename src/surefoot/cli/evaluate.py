@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -17,10 +18,11 @@ from surefoot.cli.report import COMMAND, write_report
 from surefoot.compare import evaluation, weights_hash
 from surefoot.data import Dataset
 from surefoot.data.subsets import whole
+from surefoot.errors import DataError
 from surefoot.job import DataOptions, pick_precision
 from surefoot.methods import get
-from surefoot.model import load_model, pick_device
-from surefoot.protocols import Judge, Member
+from surefoot.model import ImageTextModel, load_model, pick_device
+from surefoot.protocols import Judge, Member, Outcome
 from surefoot.train import State, start_state
 
 
@@ -38,37 +40,56 @@ def evaluate(
     skip_unreadable: shared.SkipUnreadable = False,
 ) -> None:
     """Judge a fine-tuned model and its zero-shot start on a data set. Its own classes are answered by its head, others by their names."""
+    shared.check_folder(out)
+    chosen = pick_precision("auto" if precision is None else precision, pick_device(device))
+    bundle = load_bundle(model, device=device, precision=chosen)
     options = DataOptions(
         data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable
     )  # fmt: skip
     with shared.counting("reading images") as on_image:
         dataset = options.open(on_image)
     dataset = whole(dataset) if all_images else dataset
-    chosen = pick_precision(precision or "auto", pick_device(device))
-    bundle = load_bundle(model, device=device, precision=chosen)
+    shared.tell_notes(dataset)
+    _check_same_data(out, dataset)
     base = load_model(bundle.card.base, device=pick_device(device), precision=chosen)
-    start = start_state(base, dataset)
-    with shared.bar() as progress:
-        task = progress.add_task("images", total=None)
-        judge = Judge(base, dataset, start, None, corruptions, on_images=lambda number: progress.advance(task, number))
-        progress.update(task, total=2 * judge.num_images)
-        own = get(bundle.card.method)
-        predict = bundle.card.predict if state_fits(bundle, dataset) else "text"
-        members = [Member.of(get("zero_shot"), start), Member.of(replace(own, predict=predict), state_on(bundle, dataset, start))]
-        outcomes = judge.judge_all(members)
-    provenance = records.provenance() | {"data": dataset.fingerprint(), "weights": weights_hash(base), "model": str(model)}
-    for name, alpha, outcome in zip(("zero_shot", own.name), (0.0, bundle.card.alpha), outcomes, strict=True):
-        settings = {"method": name, "model": bundle.card.base, "precision": chosen} | dict(bundle.card.origin.get("settings", {}))
-        seed = int(bundle.card.origin.get("seed", 0)) if alpha else 0
-        records.append(out, evaluation(out, dataset.name, name, seed, alpha, settings, outcome, provenance))
-    records.append(out, records.Choice(method=own.name, seed=seed, alpha=bundle.card.alpha, argmax=bundle.card.alpha))
+    outcomes = _judged(bundle, base, dataset, corruptions)
+    _record(bundle, outcomes, out, dataset, records.provenance() | {"data": dataset.fingerprint(), "weights": weights_hash(base)})
     (out / COMMAND).write_text("surefoot " + shlex.join(sys.argv[1:]) + "\n", encoding="utf-8")
     write_report(out)
 
 
+def _check_same_data(out: Path, dataset: Dataset) -> None:
+    before = [r.dataset for r in records.read(out) if isinstance(r, records.Evaluation)]
+    if before and before[-1] != dataset.name:
+        raise DataError(f"{out} holds the records of {before[-1]}, not of {dataset.name}. Give another folder by --out.")
+
+
+def _judged(bundle: Bundle, base: ImageTextModel, dataset: Dataset, corruptions: bool | None) -> list[Outcome]:
+    """The zero-shot model's outcome and the classifier's."""
+    start = start_state(base, dataset)
+    predict = bundle.card.predict if state_fits(bundle, dataset) else "text"
+    with shared.bar() as progress:
+        task = progress.add_task("images", total=None)
+        judge = Judge(base, dataset, start, None, corruptions, on_images=lambda number: progress.advance(task, number))
+        progress.update(task, total=2 * judge.num_images)
+        own = Member.of(replace(get(bundle.card.method), predict=predict), state_on(bundle, dataset, start))
+        return judge.judge_all([Member.of(get("zero_shot"), start), own])
+
+
+def _record(bundle: Bundle, outcomes: Sequence[Outcome], out: Path, dataset: Dataset, provenance: Mapping[str, Any]) -> None:
+    """A record of each, and the alpha that the classifier stands at as the choice that was made."""
+    card, seed = bundle.card, int(bundle.card.origin.get("seed", 0))
+    for name, alpha, outcome in zip(("zero_shot", card.method), (0.0, card.alpha), outcomes, strict=True):
+        trained = dict(card.origin.get("settings", {})) if alpha else {}
+        settings = {**trained, "method": name, "model": card.base, "precision": bundle.model.precision}
+        records.append(out, evaluation(out, dataset.name, name, seed if alpha else 0, alpha, settings, outcome, provenance))
+    records.append(out, records.Choice(method=card.method, seed=seed, alpha=card.alpha, argmax=card.alpha))
+
+
 def state_fits(bundle: Bundle, dataset: Dataset) -> bool:
-    """Whether the data's classes are those that the head was trained on, in whatever order."""
-    return sorted(bundle.card.class_names) == sorted(dataset.class_names) and len(set(dataset.class_names)) == len(dataset.class_names)
+    """Whether the head was trained on all of the data's classes, in whatever order; then only these compete."""
+    known = list(bundle.card.class_names)
+    return set(dataset.class_names) <= set(known) and all(known.count(name) == 1 for name in dataset.class_names)
 
 
 def state_on(bundle: Bundle, dataset: Dataset, start: State) -> State:

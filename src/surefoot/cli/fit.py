@@ -12,15 +12,17 @@ import typer
 from rich.markup import escape
 
 from surefoot import config, records
-from surefoot.advise import Advice, advise, duration
+from surefoot.advise import Advice, advise, duration, with_method
 from surefoot.bundle import save_bundle
 from surefoot.cli import console as shared
-from surefoot.cli.compare import resolve, run
+from surefoot.cli.compare import carry_out, resolve
+from surefoot.cli.report import write_report
 from surefoot.compare import Comparison
 from surefoot.data import Dataset
 from surefoot.errors import SettingError
 from surefoot.job import DataOptions, Job
 from surefoot.methods import wise_ft
+from surefoot.model import pick_device
 from surefoot.train import start_state
 
 ADVICE = "advice.json"
@@ -51,28 +53,43 @@ def fit(
 ) -> None:
     """Fine-tune on a folder of images. OUT/model is the classifier, OUT/report what it gained and what it cost."""
     coefficient = _alpha(alpha)
+    _check(out, minutes, device)
     options = DataOptions(
         data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable
     )  # fmt: skip
-    settings = resolve(data, recipe, set_, model=model, methods=[method] if method else None, seeds=[seed], precision=precision)
+    settings = resolve(data, recipe, set_, model=model, methods=None if method is None else [method], seeds=[seed], precision=precision)
+    if method is not None and not settings.plan.tuned:
+        raise SettingError(f"{method} trains nothing, so there is nothing to fit. Give another --method, or leave it out.")
     plan = replace(settings.plan, alphas=tuple(sorted({*settings.plan.alphas, *([] if coefficient is None else [coefficient])})))
     job = Job(data=options, model=settings.model, precision=settings.precision, plan=plan, device=device)
     with shared.counting("reading images") as on_image:
         dataset = options.open(on_image)
-    asked = {"method": method, "minutes": minutes, "job": json.loads(json.dumps(asdict(job)))}
-    advice = _advice(job, dataset, out, asked, set(config.parse_assignments(set_ or [])))
+    shared.tell_notes(dataset)
+    given = sorted({*config.parse_assignments(set_ or []), *(config.read_recipe(recipe).get("training", {}) if recipe else ())})
+    asked = {"data": dataset.fingerprint(), "method": method, "minutes": minutes, "given": given}
+    asked["job"] = json.loads(json.dumps(asdict(job)))
+    advice = _advice(job, dataset, out, asked)
     for sentence in advice["reasons"]:
         shared.console.print(f"- {escape(sentence)}", soft_wrap=True)
     shared.console.print(f"- Training takes about {duration(advice['seconds'])} and {advice['bytes'] / 1e9:.1f} GB of memory.")
-    comparison = run(_with(job, advice), dataset, out, {ADVICE: json.dumps({"asked": asked, **advice}, indent=1) + "\n"})
+    comparison = carry_out(_with(job, advice), dataset, out, {ADVICE: json.dumps({"asked": asked, **advice}, indent=1) + "\n"})
     _write_model(comparison, out, coefficient)
+    write_report(out)
+    shared.console.print(f"Try: surefoot predict {escape(str(out))} IMAGE", soft_wrap=True)
+
+
+def _check(out: Path, minutes: float, device: str) -> None:
+    """What can be wrong before anything is read."""
+    if not minutes > 0:
+        raise SettingError(f"--minutes is {minutes:g}; it must be above 0, such as 120.")
+    shared.check_folder(out)
+    pick_device(device)
 
 
 def _with(job: Job, advice: Mapping[str, Any]) -> Job:
     """The job with the method and the training that were advised; what the user set stays."""
-    plan, name = job.plan, advice["method"]
-    overrides = {name: {**advice["settings"], **plan.overrides.get(name, {})}}
-    return replace(job, plan=replace(plan, methods=(name,), training=replace(plan.training, **advice["training"]), overrides=overrides))
+    plan = with_method(job.plan, advice["method"], advice["settings"])
+    return replace(job, plan=replace(plan, training=replace(plan.training, **advice["training"])))
 
 
 def _alpha(text: str) -> float | None:
@@ -85,17 +102,21 @@ def _alpha(text: str) -> float | None:
     return value
 
 
-def _advice(job: Job, dataset: Dataset, out: Path, asked: Mapping[str, Any], given: set[str]) -> dict[str, Any]:
+def _advice(job: Job, dataset: Dataset, out: Path, asked: Mapping[str, Any]) -> dict[str, Any]:
     """What was advised for the same question before, so that an interrupted run goes on; measured now otherwise."""
     path = out / ADVICE
-    if path.is_file() and (stored := json.loads(path.read_text(encoding="utf-8"))).get("asked") == asked:
-        return dict(stored)
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, ValueError):  # none yet, or one that was cut off
+        stored = None
+    if isinstance(stored, dict) and stored.get("asked") == asked:
+        return stored
     shared.console.print("Measuring a few steps...")
     model = job.load_model()
     advice: Advice = advise(
-        model, dataset, job.plan.training, start_state(model, dataset), method=asked["method"], minutes=asked["minutes"]
-    )
-    changed = {k: v for k, v in asdict(advice.training).items() if v != asdict(job.plan.training)[k] and k not in given}
+        model, dataset, job.plan, start_state(model, dataset), method=asked["method"], minutes=asked["minutes"], given=asked["given"]
+    )  # fmt: skip
+    changed = {k: v for k, v in asdict(advice.training).items() if v != asdict(job.plan.training)[k]}
     return {
         "method": advice.method,
         "settings": dict(advice.settings),
@@ -119,4 +140,9 @@ def _write_model(comparison: Comparison, out: Path, coefficient: float | None) -
     )  # fmt: skip
     how = "chosen on ID validation" if coefficient is None else "as asked"
     shared.console.print(f"Model: {escape(str(out / 'model'))} (alpha {alpha:g}, {how})", soft_wrap=True)
-    shared.console.print(f"Try: surefoot predict {escape(str(out))} IMAGE", soft_wrap=True)
+    if coefficient is None and alpha == 0:
+        number = len(comparison.dataset.split("val"))
+        shared.console.print(
+            f"alpha 0 is the zero-shot model: {number} validation images show no gain from fine-tuning that is larger than chance. "
+            "Add images, or take the fine-tuned weights all the same by --alpha 1.", soft_wrap=True, highlight=False,
+        )  # fmt: skip

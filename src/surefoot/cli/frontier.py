@@ -20,7 +20,7 @@ def frontier(
     alphas: Annotated[str, typer.Option(help="Comma-separated coefficients in 0..1; 0 and 1 are added.")] = DENSE,
 ) -> None:
     """Judge the runs of a folder at more alphas, all of them in one pass over the images, and draw the frontier again."""
-    wanted = shared.fractions(alphas) or []
+    wanted = shared.fractions(alphas, "--alphas")
     if wrong := [alpha for alpha in wanted if not 0 <= alpha <= 1]:
         raise SettingError(f"alpha {wrong[0]} is not in 0..1. Give numbers such as --alphas 0,0.25,0.5,0.75,1.")
     job = Job.of(folder)

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TextIO
 
 import typer
 from rich import box
-from rich.table import Table
+from rich.markup import escape
+from rich.table import Column, Table
 
 from surefoot.bundle import load_bundle
 from surefoot.cli import console as shared
@@ -36,8 +38,15 @@ def predict(
         raise SettingError(f"--out is {out}; the file must end in .csv or .jsonl.")
     if top < 1:
         raise SettingError(f"--top is {top}; it must be 1 or more.")
+    if out is not None and out.is_dir():
+        raise SettingError(f"--out is {out}, which is a folder. Give a file in it, such as {out / 'answers.csv'}.")
+    if out is not None:
+        shared.check_folder(out.parent)
+    added = shared.names(classes) or []
+    if twice := [name for name in added if added.count(name) > 1]:
+        raise SettingError(f"--classes holds '{twice[0]}' twice. Write each name once.")
     paths = find_images(images)
-    classifier = load_bundle(model, device=device).classifier(shared.names(classes) or (), none_of_these=none_of_these)
+    classifier = load_bundle(model, device=device).classifier(added, none_of_these=none_of_these)
     found = []
     with shared.bar() as progress:
         task = progress.add_task("images", total=len(paths))
@@ -45,21 +54,37 @@ def predict(
             found.append(answer)
             progress.advance(task)
     if out is not None:
-        with out.open("w", encoding="utf-8", newline="") as file:
-            {".csv": _write_csv, ".jsonl": _write_jsonl}[out.suffix](file, found, classifier.names)
+        _write(out, found, classifier.names)
     _show(found, classifier.names, top)
     if unread := sum(bool(answer.error) for answer in found):
         shared.errors.print(f"{unread} of {len(found)} images could not be read and were skipped.")
 
 
 def _show(found: Sequence[Answer], names: Sequence[str], top: int) -> None:
-    table = Table("image", *(f"answer {place}" for place in range(1, min(top, len(names)) + 1)), box=box.SIMPLE_HEAD)
+    table = Table(Column("image", overflow="fold"), *(f"answer {n}" for n in range(1, min(top, len(names)) + 1)), box=box.SIMPLE_HEAD)
+    above = Path(os.path.commonpath([answer.path.absolute().parent for answer in found]))  # long paths differ in their ends
     for answer in found[:SHOWN]:
         best = sorted(range(len(answer.probability)), key=lambda k: -answer.probability[k])[:top]
-        table.add_row(str(answer.path), *([f"{names[k]} {100 * answer.probability[k]:.1f}%" for k in best] or [answer.error]))
+        cells = (
+            str(answer.path.absolute().relative_to(above)),
+            *([f"{names[k]} {100 * answer.probability[k]:.1f}%" for k in best] or [answer.error]),
+        )
+        table.add_row(*(escape(cell.encode("utf-8", "replace").decode()) for cell in cells))
     shared.console.print(table)
     if len(found) > SHOWN:
         shared.console.print(f"and {len(found) - SHOWN} more; --out answers.csv holds all of them")
+
+
+def _write(path: Path, found: Sequence[Answer], names: Sequence[str]) -> None:
+    """All answers in one piece, or no file at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".part")
+    try:
+        with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            {".csv": _write_csv, ".jsonl": _write_jsonl}[path.suffix](file, found, names)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _write_csv(file: TextIO, found: Sequence[Answer], names: Sequence[str]) -> None:

@@ -25,6 +25,7 @@ from surefoot.model import load_model, pick_device
 from surefoot.train import Step
 from surefoot.tune import Trial, Tuned, Watcher, parse_space, search, train_and_val
 from surefoot.tune.choice import RULE, shown
+from surefoot.tune.sampler import require_optuna
 from surefoot.tune.search import DEFAULT_TRIALS
 
 Name = Annotated[str, typer.Option("--method", help="The method whose settings are searched; see 'surefoot methods'.")]
@@ -68,11 +69,14 @@ def tune(
     set_: shared.Set = None,
 ) -> None:
     """Search a method's settings within a budget, by ID validation alone; OUT/tuned.toml is a recipe with what was chosen."""
-    settings = resolve(data, recipe, set_, model=model, precision=precision, methods=[method], seeds=shared.numbers(seeds), shots=shots)
+    require_optuna()
+    shared.check_folder(out)
+    place, listed = pick_device(device), shared.numbers(seeds, "--seeds")
+    settings = resolve(data, recipe, set_, model=model, precision=precision, methods=[method], seeds=listed, shots=shots)
     ranges = parse_space(space) if space else None
     found = load(data, seed=split_seed, val_share=val_share, test_share=test_share)
     dataset = opened(base_half(found) if base_to_new else found, skip_unreadable)
-    place = pick_device(device)
+    shared.tell_notes(dataset)
     pre_trained = load_model(settings.model, device=place, precision=pick_precision(settings.precision, place))
     with Display() as display:
         tuned = search(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 import json
 import os
@@ -55,12 +56,15 @@ def unpack(name: str) -> Path:
         raise DataError(f"{archive} has SHA-256 {digest}, expected {manifest[name]}: it is damaged. Install Surefoot again.")
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.part-", dir=target.parent))
-    with zipfile.ZipFile(archive) as packed:
-        packed.extractall(partial)
     try:
+        with zipfile.ZipFile(archive) as packed:
+            packed.extractall(partial)
         partial.rename(target)
-    except OSError:  # another process was faster
-        shutil.rmtree(partial)
+    except OSError:
+        if not target.is_dir():  # else another process was faster
+            raise
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
     return target
 
 
@@ -86,6 +90,9 @@ def load(name_or_path: str | Path, *, seed: int = 0, val_share: float = splits.V
     elif path.is_dir():
         found = open_dataset(path)
     else:
-        known = ", ".join(names())
-        raise MissingDataError(f"'{name_or_path}' is neither a folder nor a manifest nor one of the embedded data sets: {known}.")
+        near = difflib.get_close_matches(str(name_or_path), names(), n=1)
+        raise MissingDataError(
+            f"'{name_or_path}' is neither a folder nor a manifest nor one of the embedded data sets: {', '.join(names())}. "
+            + (f"Did you mean '{near[0]}'?" if near else "Check the path, or take one of these.")
+        )
     return splits.complete(found, seed=seed, val_share=val_share, test_share=test_share)

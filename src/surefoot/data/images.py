@@ -90,7 +90,8 @@ def read_image(path: Path) -> Image.Image:
     except _DAMAGED as error:
         if _is_heic(path):
             raise DataError(f"{path} is a HEIC image, which is not supported. Convert it to JPEG.") from error
-        raise DataError(f"{path} cannot be read as an image ({error}). Repair or remove the file.") from error
+        reason = "no image format that is known" if isinstance(error, UnidentifiedImageError) else error  # its text repeats the path
+        raise DataError(f"{path} cannot be read as an image ({reason}). Repair or remove the file.") from error
 
 
 def _upright(image: Image.Image) -> Image.Image:

@@ -162,7 +162,7 @@ def dataset_of(
     """A data set with what its dataset.toml says; `name` is used where that says none."""
     return Dataset(
         root=root,
-        name=config.get("name", name),
+        name=config.get("name") or name,
         class_names=class_names,
         splits=splits,
         templates=tuple(config.get("templates", DEFAULT_TEMPLATES)),
@@ -221,8 +221,10 @@ def read_config(path: Path) -> dict[str, Any]:
         return {}
     try:
         config = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} is not valid TOML: {error}.") from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
+    except tomllib.TOMLDecodeError as error:
+        raise DataError(f"{path} is not valid TOML: {error}. Texts stand in quotes, and one entry on each line.") from error
     for key in config:
         if key not in _KEYS:
             raise unknown_name(f"key of {path}", key, _KEYS)
@@ -231,7 +233,7 @@ def read_config(path: Path) -> dict[str, Any]:
         try:
             check_template(template)
         except SettingError as error:
-            raise DataError(f"{path}: {error}") from error
+            raise DataError(f'{path}: {error} Write it as in "a photo of a {{}}."') from error
     if config.get("id_context") and config["id_context"] not in config.get("contexts", {}):
         raise DataError(f"{path}: id_context is '{config['id_context']}', which [contexts] does not hold. Add a prompt for it there.")
     return config
@@ -245,6 +247,8 @@ def _check_types(path: Path, config: Mapping[str, Any]) -> None:
     for table in tables:
         if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
             raise DataError(f"{path}: {table!r} must be a table of texts under [contexts] or [class_names].")
+    if empty := [label for label, called in tables[1].items() if not called.strip()]:
+        raise DataError(f"{path}: the class '{empty[0]}' has an empty name under [class_names]. Write what is on its images.")
     for key in ("name", "id_context"):
         if not isinstance(config.get(key, ""), str):
             raise DataError(f"{path}: {key} is {config[key]!r}. Write a text in quotes.")
@@ -286,7 +290,7 @@ def _training_folders(root: Path) -> tuple[Path, list[Path], list[str]]:
         raise MissingDataError(f"There is no folder {train}. Put the images into train/<class>/, one folder for each class.{hint}")
     folders = children if train == root else _folders(train)
     if len(folders) < 2:
-        raise DataError(f"{train} holds {len(folders)} class folders; classification needs at least two.")
+        raise DataError(f"{train} holds {len(folders)} class folders; classification needs at least two. Put each class in its own.")
     return train, folders, notes
 
 

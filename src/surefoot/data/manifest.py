@@ -60,7 +60,7 @@ def open_manifest(path: Path) -> Dataset:
     _check_paths(path, rows)
     seen = sorted({row.label for row in rows if row.split == "train"})
     if len(seen) < 2:
-        raise DataError(f"{path} holds {len(seen)} classes in train; classification needs at least two.")
+        raise DataError(f"{path} holds {len(seen)} classes in train; classification needs at least two. Name one for each image.")
     called = tuple(class_name(config, label) for label in seen)
     splits: dict[str, Split] = {}
     names = {row.split for row in rows}
@@ -154,7 +154,8 @@ def _entries(path: Path) -> tuple[list[tuple[int, Mapping[str, Any]]], list[str]
     kinds = {".csv": _csv, ".jsonl": _json_lines}
     if path.suffix.lower() not in kinds:
         raise DataError(
-            f"{path} is a {path.suffix or 'nameless'} file; a manifest is a .csv or a .jsonl file with path and class of each image."
+            f"{path} is a {path.suffix or 'nameless'} file; a manifest is a .csv or a .jsonl file with path and class of each image. "
+            "Give one, or the folder that holds train/<class>/."
         )
     try:
         text = path.read_text(encoding="utf-8-sig")

@@ -173,7 +173,8 @@ def verified(dataset: Dataset, *, skip_unreadable: bool, on_image: Callable[[int
     more = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
     if not skip_unreadable:
         raise DataError(
-            f"{_images(len(bad))} cannot be read. Repair or remove them, or go on without them by --skip-unreadable:{lines}{more}"
+            f"{_images(len(bad))} cannot be read. Repair or remove {(them := 'it' if len(bad) == 1 else 'them')}, "
+            f"or go on without {them} by --skip-unreadable:{lines}{more}"
         )
     splits = {name: take(split, [row for row, path in enumerate(split.paths) if path not in bad]) for name, split in dataset.splits.items()}
     for name, split in splits.items():
