@@ -1,4 +1,4 @@
-"""Put the table, the picture and the differences of a finished run into the README.
+"""Put the table, the picture and the differences of a finished run into the README (short) and docs/iconshift.md (whole).
 
 python benchmarks/readme.py runs/iconshift
 """
@@ -11,37 +11,28 @@ import shutil
 from pathlib import Path
 
 from surefoot import records
+from surefoot.report import markdown, rows
+from surefoot.report.table import columns, header
 
 ROOT = Path(__file__).parents[1]
-COLUMNS = ("test", "avg_shifts", "shifts/emoji", "shifts/3d-emoji", "shifts/hand-drawn", "unseen/outline", "context", "context_own")
-PAIRS = (
-    ("tp_ft", "zero_shot"),
-    ("tp_ft + WiSE-FT 0.5", "tp_ft"),
-    ("tp_ft + WiSE-FT (ID val.)", "tp_ft"),
-    ("flyp", "zero_shot"),
-    ("flyp + WiSE-FT 0.5", "flyp"),
-    ("flyp + WiSE-FT (ID val.)", "flyp"),
-)
-NAMES = {"tp_ft": "TP-FT", "flyp": "FLYP", "zero_shot": "zero-shot"}
+SHORT = ("test", "avg_shifts", "shifts/emoji", "shifts/3d-emoji", "unseen/outline", "joint_hm/outline", "context", "agreement")
+DIFFERENCES = ("test", "avg_shifts", "shifts/emoji", "shifts/3d-emoji", "shifts/hand-drawn", "unseen/outline", "context", "agreement")
+VALIDATED = " + WiSE-FT (ID val.)"
 
 
-def called(row: str) -> str:
-    method, plus, finish = row.partition(" + ")
-    return NAMES[method] + plus + finish
-
-
-def differences(folder: Path) -> str:
+def differences(folder: Path, pairs: list[tuple[str, str]], shown: tuple[str, ...], labels: dict[str, str]) -> str:
     """A table of differences in points, with 95% intervals; those that hold 0 in brackets."""
     found = {(d.a, d.b, d.on): d for d in records.read(folder) if isinstance(d, records.Difference)}
-    head = ["", *(c.rpartition("/")[2].replace("test", "ID").replace("outline", "unseen").replace("_", " ") for c in COLUMNS)]
-    lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
-    for a, b in PAIRS:
+    lines = ["| " + " | ".join(["", *(header(column) for column in shown)]) + " |", "|" + "---|" * (len(shown) + 1)]
+    for a, b in pairs:
         cells = []
-        for column in COLUMNS:
-            d = found[a, b, column]
+        for column in shown:
+            if (d := found.get((a, b, column))) is None:
+                cells.append("–")
+                continue
             text = f"{100 * d.mean:+.1f} [{100 * d.low:+.1f}, {100 * d.high:+.1f}]"
             cells.append(f"({text})" if d.undecided else text)
-        lines.append(f"| {called(a)} minus {called(b)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {labels[a]} minus {labels[b]} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
@@ -54,14 +45,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     given = parser.parse_args()
-    readme = ROOT / "README.md"
-    text = fill(readme.read_text(), "table", (given.run / "report" / "table.md").read_text())
-    intro = (
-        "Differences in points with paired bootstrap 95% intervals over images and seeds; those that hold 0 are undecided, in brackets:\n\n"
-    )
-    readme.write_text(fill(text, "claims", intro + differences(given.run)))
+    table = rows(records.read(given.run))
+    labels = {row.name: row.label for row in table}
+    methods = [row.name for row in table if " + " not in row.name and row.name != "zero_shot"]
+    short = [row for row in table if "0.5" not in row.name]
+    pairs = [pair for name in methods for pair in ((name, "zero_shot"), (name + VALIDATED, name))]
+    whole = [pair for name in methods for pair in ((name, "zero_shot"), (f"{name} + WiSE-FT 0.5", name), (name + VALIDATED, name))]
+    readme, page = ROOT / "README.md", ROOT / "docs" / "iconshift.md"
+    text = fill(readme.read_text(), "table", markdown(short, [column for column in columns(table) if column in SHORT]))
+    readme.write_text(fill(text, "claims", differences(given.run, pairs, DIFFERENCES, labels)))
+    text = fill(page.read_text(), "table", markdown(table))
+    each = tuple(column for column in columns(table) if column != "agreement")
+    page.write_text(fill(text, "claims", differences(given.run, whole, each, labels)))
     shutil.copy(given.run / "report" / "frontier.svg", ROOT / "docs" / "frontier.svg")
-    print(differences(given.run))
 
 
 if __name__ == "__main__":
