@@ -6,7 +6,8 @@ import errno
 import functools
 import logging
 from collections.abc import Callable
-from typing import NoReturn
+from importlib.metadata import version
+from typing import Annotated, NoReturn
 
 import typer
 from rich.console import Console
@@ -49,6 +50,19 @@ EXAMPLES: dict[Callable[..., None], str] = {
     methods: "surefoot methods l2_sp",
     report: "surefoot report runs/iconshift",
 }
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        Console().print(f"surefoot {version('surefoot')}", highlight=False)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    show: Annotated[bool, typer.Option("--version", help="Show the version.", callback=_version, is_eager=True)] = False,
+) -> None:
+    """Fine-tune CLIP and other zero-shot image-text models without wrecking them."""
 
 
 def _interruptible(command: Callable[..., None]) -> Callable[..., None]:

@@ -17,13 +17,14 @@ from rich.table import Table
 
 from surefoot.cli import console as shared
 from surefoot.cli.compare import resolve
+from surefoot.config import parse_assignments
 from surefoot.data import Dataset, load
 from surefoot.data.subsets import base_to_new as base_half
 from surefoot.data.survey import verified
 from surefoot.job import pick_precision
 from surefoot.model import load_model, pick_device
 from surefoot.train import Step
-from surefoot.tune import Trial, Tuned, Watcher, parse_space, search, train_and_val
+from surefoot.tune import Trial, Tuned, Watcher, default_space, parse_space, search, train_and_val
 from surefoot.tune.choice import RULE, shown
 from surefoot.tune.sampler import require_optuna
 from surefoot.tune.search import DEFAULT_TRIALS
@@ -73,7 +74,8 @@ def tune(
     shared.check_folder(out)
     place, listed = pick_device(device), shared.numbers(seeds, "--seeds")
     settings = resolve(data, recipe, set_, model=model, precision=precision, methods=[method], seeds=listed, shots=shots)
-    ranges = parse_space(space) if space else None
+    fixed = {key.rpartition(".")[2] for key in parse_assignments(set_ or [])}
+    ranges = parse_space(space) if space else {k: v for k, v in default_space(settings.plan, method).items() if k not in fixed}
     found = load(data, seed=split_seed, val_share=val_share, test_share=test_share)
     dataset = opened(base_half(found) if base_to_new else found, skip_unreadable)
     shared.tell_notes(dataset)

@@ -31,7 +31,8 @@ def choices(found: Rows, folder: Path) -> list[records.Choice]:
         given = [_answers(folder, r.answers)["val"] for r in run]
         scores = [score(one.prediction, one.label, by) for one in given]
         alpha, argmax = one_standard_error([r.alpha for r in run], [s.value for s in scores], [s.error for s in scores])
-        made.append(records.Choice(method=method, seed=seed, alpha=alpha, argmax=argmax))
+        rule = f"smallest alpha within one standard error of the best ID validation {by.replace('_', ' ')}"
+        made.append(records.Choice(method=method, seed=seed, alpha=alpha, argmax=argmax, rule=rule))
     return made
 
 
