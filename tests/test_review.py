@@ -473,3 +473,22 @@ def test_a_classifier_that_was_being_replaced_does_not_open(
     monkeypatch.undo()
     save_bundle(tmp_path, tiny_model, start, tiny_data, get("tp_ft"), 1.0)
     assert json.loads((tmp_path / "surefoot.json").read_text())["alpha"] == 1.0
+
+
+def test_judging_is_estimated_from_validation_images_alone_and_grows_with_the_members(
+    tiny_model: ImageTextModel, tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, encoded = [0.0], tiny_model.encode_image
+    monkeypatch.setattr(advise.time, "monotonic", lambda: now[0])
+
+    def encode(images: torch.Tensor) -> torch.Tensor:
+        now[0] += 0.5 * len(images)
+        return encoded(images)
+
+    monkeypatch.setattr(tiny_model, "encode_image", encode)
+    hidden = Split("test", tuple(Path("/nowhere") / str(n) for n in range(15)), tiny_data.split("test").labels, tiny_data.class_names)
+    data = replace(tiny_data, splits={**tiny_data.splits, "test": hidden})
+    plain = 12 + 15 + 12 + 9 + 6  # val, test, both shifts, unseen; half a second each, by ten members and the pre-trained model
+    assert advise.judging_seconds(tiny_model, data, 10) == pytest.approx(0.5 * plain * 11)
+    without = replace(data, splits={name: split for name, split in data.splits.items() if not name.startswith("shifts/")})
+    assert advise.judging_seconds(tiny_model, without, 1) == pytest.approx(0.5 * 2 * (12 + 15 + 6 + 10 * 15)), "ten corruptions"

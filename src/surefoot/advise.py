@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,8 @@ import torch
 from torch import Tensor
 
 from surefoot.compare.plan import TRAINING_NAMES, Plan
+from surefoot.data.corruptions import CORRUPTIONS
+from surefoot.data.images import Budget, Images
 from surefoot.data.layout import Dataset
 from surefoot.data.subsets import take
 from surefoot.errors import ModelError, SettingError
@@ -149,6 +152,27 @@ def measure(method: Method, model: ImageTextModel, dataset: Dataset, training: T
         return Cost(seconds, 2 * total)
     remembered = _at(batch, [(probe.size, probe.num_bytes) for probe in probes])
     return Cost(seconds, total + 4.0 * COPIES * probes[-1].num_trained + remembered)
+
+
+def judging_seconds(model: ImageTextModel, dataset: Dataset, num_members: int) -> float:
+    """How long one pass over the evaluation images takes for so many weights, estimated from a few validation images.
+
+    Every image is read once, and encoded once for each member and for the pre-trained model; without shifts the test images are
+    encoded in each corruption too.
+    """
+    images = Images(dataset.split("val").paths[: PROBE_BATCHES[-1]], model.preprocess, budget=Budget(0))
+    began = time.monotonic()
+    batch = images.batch(range(len(images))).to(next(model.parameters()).device)
+    read = (time.monotonic() - began) / len(images)
+    times = []
+    with torch.inference_mode():
+        for _ in range(2):  # the first one warms up
+            began = time.monotonic()
+            model.encode_image(batch).sum().item()
+            times.append((time.monotonic() - began) / len(images))
+    plain = sum(len(split) for name, split in dataset.splits.items() if name != "train")
+    corrupted = 0 if dataset.shifts else len(CORRUPTIONS) * len(dataset.split("test"))
+    return plain * read + (plain + corrupted) * (num_members + 1) * min(times)
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 
 from surefoot import config, records
-from surefoot.advise import Advice, advise, duration, with_method
+from surefoot.advise import Advice, advise, duration, judging_seconds, with_method
 from surefoot.bundle import save_bundle
 from surefoot.cli import console as shared
 from surefoot.cli.compare import carry_out, resolve
@@ -21,7 +21,7 @@ from surefoot.compare import Comparison
 from surefoot.data import Dataset
 from surefoot.errors import SettingError
 from surefoot.job import DataOptions, Job
-from surefoot.methods import wise_ft
+from surefoot.methods import get, wise_ft
 from surefoot.model import pick_device
 from surefoot.train import start_state
 
@@ -71,7 +71,8 @@ def fit(
     advice = _advice(job, dataset, out, asked)
     for sentence in advice["reasons"]:
         shared.console.print(f"- {escape(sentence)}", soft_wrap=True)
-    shared.console.print(f"- Training takes about {duration(advice['seconds'])} and {advice['bytes'] / 1e9:.1f} GB of memory.")
+    times = f"Training takes about {duration(advice['seconds'])} and {advice['bytes'] / 1e9:.1f} GB of memory"
+    shared.console.print(f"- {times}, judging {len(plan.all_alphas)} alphas about {duration(advice.get('judging', 0.0))}.")
     comparison = carry_out(_with(job, advice), dataset, out, {ADVICE: json.dumps({"asked": asked, **advice}, indent=1) + "\n"})
     _write_model(comparison, out, coefficient)
     write_report(out)
@@ -124,6 +125,7 @@ def _advice(job: Job, dataset: Dataset, out: Path, asked: Mapping[str, Any]) -> 
         "reasons": list(advice.reasons),
         "seconds": advice.cost.seconds,
         "bytes": advice.cost.num_bytes,
+        "judging": judging_seconds(model, dataset, len(job.plan.all_alphas) - 1) if "visual" in get(advice.method).trains else 0.0,
     }
 
 
