@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 from rich.console import Group
 from rich.live import Live
 from rich.progress import TaskID
@@ -26,7 +28,7 @@ class Display(Watcher):
         self.total = self.expected = 0
         self.plan = Plan()
         self.num_train: dict[int, int] = {}
-        self.live = Live(self._view(), console=console, refresh_per_second=2)
+        self.live = Live(self._view(), console=console, refresh_per_second=2) if console.is_terminal else nullcontext()
 
     def begin(self, comparison: Comparison) -> None:
         """Learn how much work there is."""
@@ -74,8 +76,9 @@ class Display(Watcher):
 
     def evaluated(self, record: records.Evaluation) -> None:
         self.found.append(record)
-        self.live.update(self._view())
-        if not console.is_terminal and record.alpha in (0.0, 1.0):
+        if isinstance(self.live, Live):
+            self.live.update(self._view())
+        elif record.alpha in (0.0, 1.0):
             shown = {key: record.accuracy[key] for key in ("test", "avg_shifts", "context") if key in record.accuracy}
             text = "  ".join(f"{key} {100 * value:.1f}" for key, value in shown.items())
             console.print(f"{record.method} seed {record.seed} alpha {record.alpha:.1f}  {text}")

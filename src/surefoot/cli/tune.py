@@ -135,7 +135,7 @@ def table(tuned: Tuned) -> Table:
     keys = list(tuned.chosen.settings)
     made = Table("", "trial", box=box.SIMPLE_HEAD)
     for key in keys:
-        made.add_column(key, overflow="fold")
+        made.add_column(key.replace("_", " "), overflow="fold")
     for title in ("validation", "epoch", "seconds"):
         made.add_column(title, no_wrap=True)
     for trial in sorted(tuned.trials, key=lambda trial: (bool(trial.failure), -trial.value, trial.number)):
