@@ -53,9 +53,14 @@ def loaded_model(tiny_folder: Path) -> ImageTextModel:
     return load_model(f"local-dir:{tiny_folder}")
 
 
+def fresh(model: ImageTextModel) -> ImageTextModel:
+    """A copy; the tokenizer is shared, since its vocabulary takes longer to copy than a run takes."""
+    return copy.deepcopy(model, {id(model._tokenizer): model._tokenizer})
+
+
 @pytest.fixture
 def tiny_model(loaded_model: ImageTextModel) -> ImageTextModel:
-    return copy.deepcopy(loaded_model, {id(loaded_model._tokenizer): loaded_model._tokenizer})
+    return fresh(loaded_model)
 
 
 @pytest.fixture(scope="session")

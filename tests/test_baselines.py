@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import itertools
 import math
 from collections.abc import Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import fresh
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -21,7 +21,7 @@ from surefoot.errors import SettingError
 from surefoot.heads import LinearHead
 from surefoot.methods import METHODS, get, l2_sp, wise_ft, zero_shot
 from surefoot.metrics import Score
-from surefoot.model import ImageTextModel, load_model
+from surefoot.model import ImageTextModel
 from surefoot.objective import Batch, Forward, Method, Moved, Objective
 from surefoot.protocols import Judge
 from surefoot.train import Training, batches, fit, loop, start_state
@@ -32,21 +32,6 @@ SHORT = Training(epochs=1, batch_size=8, learning_rate=1e-2)
 STILL = replace(SHORT, learning_rate=1e-20)  # no weight but one that is 0 moves by that
 PROBE: dict[str, Any] = {"l2": (1e-2, 1e-4, 0.0), "head_epochs": 1}
 TRAINED = [name for name in METHODS if name != "zero_shot"]
-
-
-def fresh(model: ImageTextModel) -> ImageTextModel:
-    return copy.deepcopy(model, {id(model._tokenizer): model._tokenizer})
-
-
-@pytest.fixture(scope="module")
-def loaded(tiny_folder: Path) -> ImageTextModel:
-    return load_model(f"local-dir:{tiny_folder}")
-
-
-@pytest.fixture
-def tiny_model(loaded: ImageTextModel) -> ImageTextModel:
-    """The same as conftest's, but the tokenizer is made once."""
-    return fresh(loaded)
 
 
 def features_of(model: ImageTextModel, data: Dataset, split: str) -> Tensor:

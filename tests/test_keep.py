@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_baselines import SHORT, TRAINED, features_of, fresh
+from test_baselines import SHORT, TRAINED, features_of
 from torch import Tensor, nn
 
 from surefoot.data import Dataset
@@ -18,23 +18,12 @@ from surefoot.data.images import read_image
 from surefoot.heads import LinearHead
 from surefoot.methods import get
 from surefoot.metrics import Score
-from surefoot.model import ImageTextModel, load_model
+from surefoot.model import ImageTextModel
 from surefoot.train import Step, Training, fit, part
 from surefoot.train.keep import Keeper
 from surefoot.train.validate import Validation
 
 CURVE = [(0.60, 0.02), (0.79, 0.02), (0.80, 0.02), (0.80, 0.02), (0.70, 0.02)]
-
-
-@pytest.fixture(scope="module")
-def loaded(tiny_folder: Path) -> ImageTextModel:
-    return load_model(f"local-dir:{tiny_folder}")
-
-
-@pytest.fixture
-def tiny_model(loaded: ImageTextModel) -> ImageTextModel:
-    """The same as conftest's, but the tokenizer is made once."""
-    return fresh(loaded)
 
 
 def seen(rule: str, curve: Sequence[tuple[float, float]]) -> Keeper:

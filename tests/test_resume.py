@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import math
 import os
@@ -16,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import fresh
 from open_clip.transformer import PatchDropout
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from surefoot.data import Dataset
 from surefoot.errors import TrainingError
 from surefoot.methods import METHODS, adapted, get, l2_sp, tp_ft
-from surefoot.model import ImageTextModel, load_model
+from surefoot.model import ImageTextModel
 from surefoot.objective import Forward, Method, Objective, Stage, Term
 from surefoot.train import Fitted, Step, Training, checkpoint, fit
 
@@ -80,21 +80,6 @@ def assert_same(one: Fitted, other: Fitted) -> None:
 def runner(model: ImageTextModel, data: Dataset, method: Method, training: Training) -> Callable[..., Fitted]:
     """A function that makes the same run again and again, each from its own copy of the model."""
     return lambda **how: fit(method, fresh(model), data, training, **how)
-
-
-def fresh(model: ImageTextModel) -> ImageTextModel:
-    return copy.deepcopy(model, {id(model._tokenizer): model._tokenizer})  # its vocabulary takes longer to copy than a run takes
-
-
-@pytest.fixture(scope="module")
-def loaded(tiny_folder: Path) -> ImageTextModel:
-    return load_model(f"local-dir:{tiny_folder}")
-
-
-@pytest.fixture
-def tiny_model(loaded: ImageTextModel) -> ImageTextModel:
-    """The same as conftest's, but the tokenizer is made once."""
-    return fresh(loaded)
 
 
 @pytest.fixture

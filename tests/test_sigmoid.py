@@ -5,30 +5,19 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import replace
-from pathlib import Path
 
 import open_clip
 import pytest
 import torch
-from test_baselines import SHORT, changed, fresh
+from conftest import fresh
+from test_baselines import SHORT, changed
 from torch.nn import functional as F
 
 from surefoot.data import Dataset
 from surefoot.methods import get
-from surefoot.model import ImageTextModel, load_model
+from surefoot.model import ImageTextModel
 from surefoot.objective import Forward
 from surefoot.train import Training, batches, fit, start_state
-
-
-@pytest.fixture(scope="module")
-def loaded(tiny_folder: Path) -> ImageTextModel:
-    return load_model(f"local-dir:{tiny_folder}")
-
-
-@pytest.fixture
-def tiny_model(loaded: ImageTextModel) -> ImageTextModel:
-    """The same as conftest's, but the tokenizer is made once."""
-    return fresh(loaded)
 
 
 def siglip(model: ImageTextModel) -> ImageTextModel:

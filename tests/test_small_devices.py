@@ -8,24 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from test_baselines import PROBE, SHORT, TRAINED, changed, fresh
+from test_baselines import PROBE, SHORT, TRAINED, changed
 
 from surefoot.data import Dataset
 from surefoot.errors import SettingError
 from surefoot.methods import adapted, flyp_ce, get
 from surefoot.model import ImageTextModel, load_model
 from surefoot.train import fit, part, start_state
-
-
-@pytest.fixture(scope="module")
-def loaded(tiny_folder: Path) -> ImageTextModel:
-    return load_model(f"local-dir:{tiny_folder}")
-
-
-@pytest.fixture
-def tiny_model(loaded: ImageTextModel) -> ImageTextModel:
-    """The same as conftest's, but the tokenizer is made once."""
-    return fresh(loaded)
 
 
 @pytest.mark.parametrize(

@@ -43,24 +43,30 @@ def best(found: Rows, chosen: Sequence[records.Choice]) -> records.Evaluation | 
     return max(picked, key=lambda r: r.accuracy["val"]) if picked else None
 
 
+def rows_of(found: Sequence[records.Evaluation], chosen: Sequence[records.Choice]) -> dict[str, list[records.Evaluation]]:
+    """{row of the table: its evaluations, one a seed}: zero-shot, then each method as it is, with WiSE-FT 0.5, and as validation chose."""
+    alpha = {(choice.method, choice.seed): choice.alpha for choice in chosen}
+    rows = {"zero_shot": [r for r in found if r.method == "zero_shot"]}
+    for method in dict.fromkeys(r.method for r in found if r.method != "zero_shot"):
+        own = sorted((r for r in found if r.method == method), key=lambda r: r.seed)
+        rows[method] = [r for r in own if r.alpha == 1]
+        rows[f"{method} + WiSE-FT 0.5"] = [r for r in own if r.alpha == 0.5]
+        rows[f"{method} + WiSE-FT (ID val.)"] = [r for r in own if alpha.get((r.method, r.seed)) == r.alpha]
+    return {name: evaluations for name, evaluations in rows.items() if evaluations}
+
+
 def differences(found: Rows, folder: Path, chosen: Sequence[records.Choice]) -> list[records.Difference]:
     """Each method against zero-shot, and its WiSE-FT (0.5, and chosen on validation) against it, on every column, with intervals."""
-    alpha = {(choice.method, choice.seed): choice.alpha for choice in chosen}
-    zero = [r for r in found if r.method == "zero_shot"]
-    made = []
+    rows, made = rows_of(found, chosen), []
     for method in dict.fromkeys(r.method for r in found if r.method != "zero_shot"):
-        own = [r for r in found if r.method == method]
-        plain = [r for r in own if r.alpha == 1]
-        half = [r for r in own if r.alpha == 0.5]
-        picked = [r for r in own if r.alpha == alpha[r.method, r.seed]]
-        pairs = [(method, plain, "zero_shot", zero)]
-        pairs += [(f"{method} + WiSE-FT 0.5", half, other, rows) for other, rows in ((method, plain), ("zero_shot", zero)) if half]
-        pairs += [(f"{method} + WiSE-FT (ID val.)", picked, other, rows) for other, rows in ((method, plain), ("zero_shot", zero))]
-        for a, a_rows, b, b_rows in pairs:
+        finished = (f"{method} + WiSE-FT 0.5", f"{method} + WiSE-FT (ID val.)")
+        pairs = [(method, "zero_shot"), *((a, b) for a in finished if a in rows for b in (method, "zero_shot"))]
+        for a, b in pairs:
+            b_rows = rows[b]
             if b != "zero_shot":  # runs of one method may have been evaluated at different alphas
-                b_rows = [r for r in b_rows if r.seed in {own.seed for own in a_rows}]
-            common = set[str].intersection(*(set(r.accuracy) for r in (*a_rows, *b_rows))) - {"val"}
-            made += [difference(a, a_rows, b, b_rows, column, (folder, folder)) for column in sorted(common)]
+                b_rows = [r for r in b_rows if r.seed in {own.seed for own in rows[a]}]
+            common = set[str].intersection(*(set(r.accuracy) for r in (*rows[a], *b_rows))) - {"val"}
+            made += [difference(a, rows[a], b, b_rows, column, (folder, folder)) for column in sorted(common)]
     return made
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from surefoot import records
+from surefoot.compare.conclusions import rows_of
 from surefoot.compare.plan import Plan, Watcher
 from surefoot.data.images import Budget
 from surefoot.data.layout import Dataset
@@ -152,18 +153,6 @@ def robustness(
             own = [row for row in rows if {"test", column} <= row.accuracy.keys()]
             made += [_of_row(name, column, own, line, len(references))] if own else []
     return made
-
-
-def rows_of(found: Sequence[records.Evaluation], chosen: Sequence[records.Choice]) -> dict[str, list[records.Evaluation]]:
-    """{row of the table: its evaluations, one a seed}: zero-shot, then each method as it is, with WiSE-FT 0.5, and as validation chose."""
-    alpha = {(choice.method, choice.seed): choice.alpha for choice in chosen}
-    rows = {"zero_shot": [r for r in found if r.method == "zero_shot"]}
-    for method in dict.fromkeys(r.method for r in found if r.method != "zero_shot"):
-        own = sorted((r for r in found if r.method == method), key=lambda r: r.seed)
-        rows[method] = [r for r in own if r.alpha == 1]
-        rows[f"{method} + WiSE-FT 0.5"] = [r for r in own if r.alpha == 0.5]
-        rows[f"{method} + WiSE-FT (ID val.)"] = [r for r in own if alpha.get((r.method, r.seed)) == r.alpha]
-    return {name: evaluations for name, evaluations in rows.items() if evaluations}
 
 
 def _columns(references: Sequence[records.Reference]) -> list[str]:
