@@ -13,7 +13,7 @@ from torch import Tensor
 from typer.testing import CliRunner
 
 from surefoot import cli, compare, config, records
-from surefoot.compare import Comparison, Plan, choices, comparison
+from surefoot.compare import Comparison, Plan, choices, comparison, differences
 from surefoot.data import Dataset, open_dataset
 from surefoot.errors import SettingError
 from surefoot.model import ImageTextModel, load_model
@@ -83,20 +83,42 @@ def test_other_settings_are_another_run(tiny_model: ImageTextModel, tiny_data: D
     assert (last.settings, one[-1].settings["epochs"]) == (one[-1].settings, 1), "what was asked for last stands last"
 
 
-def test_the_choice_of_alpha_looks_at_validation_only(tmp_path: Path) -> None:
-    def record(alpha: float, val: float, test: float) -> records.Evaluation:
+def recorder(folder: Path) -> Callable[..., records.Evaluation]:
+    """Makes evaluations of which only the accuracies are chosen."""
+
+    def record(alpha: float, val: float, test: float, method: str = "tp_ft") -> records.Evaluation:
         given = {}
         for name, value in (("val", val), ("test", test)):
             right = np.arange(10_000) < round(10_000 * value)
             given[name] = records.Answers(np.where(right, 1, 0).astype(np.int32), np.ones(10_000, np.int32), np.ones(10_000, np.float32))
-        answers = records.save_answers(tmp_path, f"{alpha}", given)
+        answers = records.save_answers(folder, f"{method}-{alpha}", given)
         return records.Evaluation(
-            method="tp_ft", seed=0, alpha=alpha, dataset="d", accuracy={"val": val, "test": test}, num_images={"val": 10000},
+            method=method, seed=0, alpha=alpha, dataset="d", accuracy={"val": val, "test": test}, num_images={"val": 10000, "test": 10000},
             answers=answers, settings={}, settings_hash="",
         )  # fmt: skip
 
+    return record
+
+
+def test_the_choice_of_alpha_looks_at_validation_only(tmp_path: Path) -> None:
+    record = recorder(tmp_path)
     found = [record(0.0, 0.5, 0.9), record(0.5, 0.799, 0.2), record(0.8, 0.8, 0.3), record(1.0, 0.7, 0.9)]
     assert [(c.alpha, c.argmax) for c in choices(found, tmp_path)] == [(0.5, 0.8)]
+
+
+def test_a_difference_is_the_first_row_minus_the_second(tmp_path: Path) -> None:
+    record = recorder(tmp_path)
+    found = [record(0.0, 0.5, 0.5, "zero_shot"), record(0.0, 0.5, 0.5), record(0.5, 0.8, 0.7), record(1.0, 0.7, 0.6)]
+    made = {(d.a, d.b): d.mean for d in differences(found, tmp_path, choices(found, tmp_path)) if d.on == "test"}
+    assert made == pytest.approx(
+        {
+            ("tp_ft", "zero_shot"): 0.1,
+            ("tp_ft + WiSE-FT 0.5", "tp_ft"): 0.1,
+            ("tp_ft + WiSE-FT 0.5", "zero_shot"): 0.2,
+            ("tp_ft + WiSE-FT (ID val.)", "tp_ft"): 0.1,
+            ("tp_ft + WiSE-FT (ID val.)", "zero_shot"): 0.2,
+        }
+    )
 
 
 def test_command_writes_table_records_and_page(tiny_root: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
