@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import open_clip
@@ -14,6 +15,8 @@ from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
 from surefoot.data import Dataset, open_dataset
+from surefoot.data.anchors import Anchors
+from surefoot.identity import weights_hash
 from surefoot.model import ImageTextModel, load_model
 
 CONFIG = {
@@ -86,9 +89,26 @@ def tiny_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def tiny_pool(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
+    """Three images that are in no split."""
+    folder = tmp_path_factory.mktemp("pool")
+    for number, shape in enumerate(("ring_thing", "cross", "disc")):
+        draw(shape, number, "blue").save(folder / f"{number}.png")
+    return tuple(sorted(folder.iterdir()))
+
+
 @pytest.fixture
-def tiny_data(tiny_root: Path) -> Dataset:
-    return open_dataset(tiny_root)
+def tiny_data(tiny_root: Path, tiny_pool: tuple[Path, ...], loaded_model: ImageTextModel) -> Dataset:
+    """With a caption for each training image, and three image-text pairs of which each retrieves two."""
+    data = open_dataset(tiny_root)
+    paths = data.split("train").paths
+    anchors = Anchors(
+        captions={path: f"{data.written(path)} on paper" for path in paths}, captioner="a human",
+        pairs={path: (row % 3, (row + 1) % 3) for row, path in enumerate(paths)}, images=tiny_pool,
+        texts=tuple(f"a pair, {path.name}" for path in tiny_pool), weights=weights_hash(loaded_model), pool="shapes",
+    )  # fmt: skip
+    return replace(data, anchors=anchors)
 
 
 @pytest.fixture

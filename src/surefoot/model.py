@@ -14,6 +14,7 @@ A model is named by a string:
 from __future__ import annotations
 
 import contextlib
+import copy
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -26,16 +27,15 @@ from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from surefoot import hf_clip, layers
 from surefoot.adapters import merged_state
 from surefoot.errors import MissingDataError, ModelError, SettingError, unknown_name
+from surefoot.precision import Precision, precision_context
 
 EMBEDDED = Path(__file__).parent / "embedded"
 CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
-Precision = Literal["fp32", "bf16"]
 ImageTransform = Callable[[Any], Tensor]
 
 
@@ -163,6 +163,12 @@ class ImageTextModel(nn.Module):
             raise ModelError(
                 f"These weights do not belong to {self.name}: {error}. Load them with the model that they came from."
             ) from error
+
+    def frozen_copy(self) -> ImageTextModel:
+        """Another model with the same weights, in evaluation mode, no parameter of which trains."""
+        transforms = (self.preprocess_train, self.preprocess)
+        twin = ImageTextModel(self.name, copy.deepcopy(self.clip), transforms, self._tokenizer, self._model_cfg, self.precision)
+        return twin.requires_grad_(False).eval()
 
     def fresh_visual(self, seed: int) -> dict[str, Tensor]:
         """The image tower as it is before any training, drawn from `seed`, under the names of `weights()`; the model stays as it is.
@@ -349,20 +355,6 @@ def pick_device(device: str = "auto") -> torch.device:
     except (RuntimeError, AssertionError) as error:
         raise SettingError(f"The device '{device}' is not available here ({error}). Use auto, cpu, cuda or mps.") from error
     return torch.device(device)
-
-
-@contextlib.contextmanager
-def precision_context(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Run the towers in float32, or in bfloat16 where that is safe (weights, features and losses stay float32).
-
-    On a CPU the attention is written out as matrix products: the backward pass of the fused kernel is slower there for short sequences.
-    """
-    with contextlib.ExitStack() as stack:
-        if precision == "bf16":
-            stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16))
-        if device.type == "cpu":
-            stack.enter_context(sdpa_kernel(SDPBackend.MATH))
-        yield
 
 
 def probe_names(limit: int = 200) -> list[str]:

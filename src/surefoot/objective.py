@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -43,6 +43,7 @@ class Batch:
     """One batch: image [B, 3, H, W], label [B] (class ids), text {field: [N] rows of `tokens`}, tokens [T, L] of the distinct texts.
 
     `feature` [B, D] stands in for `image` where the image tower is frozen: f(x), l2-normalised, computed once for all epochs.
+    `anchor_image` [A, 3, H, W] are the retrieved images that belong to the texts of the field "anchor_text" [A].
     """
 
     image: Tensor | None
@@ -50,6 +51,20 @@ class Batch:
     text: Mapping[str, Tensor]
     tokens: Tensor
     feature: Tensor | None = None
+    anchor_image: Tensor | None = None
+
+
+class Reference(Protocol):
+    """The pre-trained model theta_0, which never trains: no gradient comes out of it."""
+
+    def image(self, image: Tensor) -> Tensor:
+        """f(x; theta_0) [B, D] of images [B, 3, H, W], l2-normalised."""
+
+    def text(self, rows: Tensor, tokens: Tensor) -> Tensor:
+        """g(t; theta_0) [N, D] of the rows [N] of `tokens`, l2-normalised."""
+
+    def contexts(self, templates: str) -> Tensor:
+        """W[c, p] [K, P, D]: the embeddings of a set of context templates, filled with every class."""
 
 
 @dataclass(frozen=True)
@@ -69,14 +84,21 @@ class Forward:
         batch: images, labels and texts.
         moved: the trained parameters and where they started, for terms that look at weights.
         log_prior: [K] logarithms of the training classes' shares, for logit adjustment.
+        reference: the pre-trained model, for terms that compare with it.
     """
 
     def __init__(
-        self, model: ImageTextModel, head: LinearHead | None, batch: Batch, moved: Moved | None = None, log_prior: Tensor | None = None
+        self,
+        model: ImageTextModel,
+        head: LinearHead | None,
+        batch: Batch,
+        moved: Moved | None = None,
+        log_prior: Tensor | None = None,
+        reference: Reference | None = None,
     ) -> None:
         self._model, self._head, self.batch = model, head, batch
         self.moved = moved or Moved({}, {})
-        self._log_prior = log_prior
+        self._log_prior, self._reference = log_prior, reference
 
     @cached_property
     def image(self) -> Tensor:
@@ -85,6 +107,28 @@ class Forward:
             return self.batch.feature
         assert self.batch.image is not None, "a batch holds images or their features"
         return self._model.encode_image(self.batch.image)
+
+    @cached_property
+    def anchor_image(self) -> Tensor:
+        """f(x) [A, D] of the retrieved images, l2-normalised."""
+        assert self.batch.anchor_image is not None, "a method that needs retrieved images is given them"
+        return self._model.encode_image(self.batch.anchor_image)
+
+    @property
+    def reference(self) -> Reference:
+        """The pre-trained model."""
+        assert self._reference is not None, "a method that compares with the pre-trained model is given it"
+        return self._reference
+
+    @cached_property
+    def reference_image(self) -> Tensor:
+        """f(x; theta_0) [B, D] of the same (cropped) images, l2-normalised; a constant."""
+        assert self.batch.image is not None, "the reference sees the images themselves"
+        return self.reference.image(self.batch.image)
+
+    def reference_text(self, name: str) -> Tensor:
+        """g(t; theta_0) [N, D] of the text field `name`, l2-normalised; a constant."""
+        return self.reference.text(self.batch.text[name], self.batch.tokens)
 
     @cached_property
     def _texts(self) -> dict[str, Tensor]:
@@ -134,8 +178,9 @@ class Forward:
 class Term:
     """One named part of a loss.
 
-    `function` maps a Forward to a scalar; `needs` are the batch fields it reads, and "start" if it compares with the pre-trained weights;
-    `penalises` are the parameter groups that it pulls, which therefore get no weight decay.
+    `function` maps a Forward to a scalar; `needs` are the batch fields it reads, "start" if it compares with the pre-trained weights,
+    "reference" if it asks the pre-trained model, and "contexts:<set>" for context templates; `penalises` are the parameter groups that it
+    pulls, which therefore get no weight decay.
     """
 
     name: str
@@ -167,8 +212,8 @@ class Objective:
 
     @property
     def needs(self) -> frozenset[str]:
-        """All batch fields that the terms read."""
-        return frozenset().union(*(term.needs for term in self.terms))
+        """All that the terms of non-zero weight read."""
+        return frozenset().union(*(term.needs for term in self.terms if term.weight))
 
     @property
     def penalises(self) -> frozenset[str]:
@@ -240,14 +285,21 @@ class Method:
     """A frozen value: stages, which head answers in the end, and its settings for the record.
 
     `predict`: "head" (the trained linear head) or "text" (the zero-shot head rebuilt from the model's own text tower).
+    `finish`: WiSE-FT's alpha, if interpolating the weights with it belongs to the method.
     """
 
     name: str
     stages: tuple[Stage, ...]
     predict: Literal["head", "text"]
     settings: Mapping[str, Any] = field(default_factory=dict)
+    finish: float | None = None
 
     @property
     def trains(self) -> frozenset[str]:
         """Every parameter group that any stage moves."""
         return frozenset().union(*(stage.groups for stage in self.stages))
+
+    @property
+    def needs(self) -> frozenset[str]:
+        """All that any stage reads."""
+        return frozenset().union(*(stage.needs for stage in self.stages))

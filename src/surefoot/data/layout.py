@@ -34,6 +34,7 @@ from typing import Any
 
 from PIL import features
 
+from surefoot.data.anchors import Anchors
 from surefoot.data.digest import digests
 from surefoot.errors import DataError, MissingDataError, SettingError, unknown_name
 from surefoot.prompts import check_template
@@ -74,7 +75,7 @@ class Split:
 class Dataset:
     """A data set in the standard layout, its images found but not yet read.
 
-    `notes` are sentences for the report, such as how the splits were made.
+    `notes` are sentences for the report, such as how the splits were made. `anchors` are generated beside the data and no part of them.
     """
 
     root: Path
@@ -85,6 +86,7 @@ class Dataset:
     contexts: Mapping[str, str] = field(default_factory=dict)
     id_context: str | None = None
     notes: tuple[str, ...] = ()
+    anchors: Anchors = field(default_factory=Anchors)
 
     def split(self, name: str) -> Split:
         """The split of that name: train, val, test, shifts/<name> or unseen/<name>."""

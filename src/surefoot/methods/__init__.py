@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+from surefoot.methods.arf import arf
+from surefoot.methods.car_ft import car_ft
+from surefoot.methods.clip_cite import clip_cite
 from surefoot.methods.flyp import flyp, flyp_ce
 from surefoot.methods.l2_sp import l2_sp
 from surefoot.methods.lp import lp, lp_ft
-from surefoot.methods.registry import METHODS, adapted, get, parameters, setting_problems
+from surefoot.methods.registry import ALL, METHODS, adapted, base_of, get, parameters, setting_problems
 from surefoot.methods.tp_ft import ft, tp_ft
 from surefoot.methods.wise_ft import wise_ft
 from surefoot.methods.zero_shot import zero_shot
 
 __all__ = [
+    "ALL",
     "METHODS",
     "adapted",
+    "arf",
+    "base_of",
+    "car_ft",
+    "clip_cite",
     "flyp",
     "flyp_ce",
     "ft",

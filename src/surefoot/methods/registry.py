@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import re
+import tomllib
 import types
 import typing
 from collections.abc import Callable, Mapping
@@ -10,6 +12,9 @@ from dataclasses import replace
 from typing import Any, Literal, get_args, get_origin
 
 from surefoot.errors import SettingError, unknown_name
+from surefoot.methods.arf import arf
+from surefoot.methods.car_ft import car_ft
+from surefoot.methods.clip_cite import clip_cite
 from surefoot.methods.flyp import flyp, flyp_ce
 from surefoot.methods.l2_sp import l2_sp
 from surefoot.methods.lp import lp, lp_ft
@@ -26,11 +31,46 @@ METHODS: dict[str, Callable[..., Method]] = {
     "l2_sp": l2_sp,
     "flyp": flyp,
     "flyp_ce": flyp_ce,
+    "car_ft": car_ft,
+    "arf": arf,
+    "clip_cite": clip_cite,
 }
+ALL = (*METHODS, "car_ft+contexts=own")
+"""What `--methods all` means: the methods, and CAR-FT with the data's own contexts beside the generic ones."""
+_SETTING = re.compile(r"\+(?=[a-z_]\w*=)")
+
+
+def base_of(name: str) -> str:
+    """The method that a variant is of: what stands before its settings.
+
+    Examples:
+        >>> base_of("clip_cite+contrastive_weight=0+distillation_weight=0"), base_of("lp")
+        ('clip_cite', 'lp')
+    """
+    return _SETTING.split(name)[0]
+
+
+def variant_settings(name: str) -> dict[str, Any]:
+    """The settings that a variant's name holds, as TOML reads them.
+
+    Examples:
+        >>> variant_settings("car_ft+contexts=own+context_weight=0.5"), variant_settings("lp")
+        ({'contexts': 'own', 'context_weight': 0.5}, {})
+    """
+    found = {}
+    for text in _SETTING.split(name)[1:]:
+        key, _, value = text.partition("=")
+        try:
+            found[key] = tomllib.loads(f"value = {value}")["value"]
+        except tomllib.TOMLDecodeError:
+            found[key] = value
+    return found
 
 
 def get(name: str, settings: Mapping[str, Any] | None = None) -> Method:
     """The method of that name, made with `settings` of its factory or of `adapted`.
+
+    A variant is named by its method and settings, `car_ft+contexts=own`; they count before those of `settings`.
 
     Raises:
         UnknownNameError: no such method; the nearest match is named.
@@ -42,15 +82,16 @@ def get(name: str, settings: Mapping[str, Any] | None = None) -> Method:
         >>> get("tp_ft", {"layers": "visual[-3:]"}).stages[0].trains
         ('visual[-3:]', 'head')
     """
-    if name not in METHODS:
-        raise unknown_name("method", name, METHODS)
-    given = dict(settings or {})
+    base = base_of(name)
+    if base not in METHODS:
+        raise unknown_name("method", base, METHODS)
+    given = {**(settings or {}), **variant_settings(name)}
     if problems := setting_problems(name, given):
         raise SettingError("\n".join(problems))
     common = {key: given.pop(key) for key in _COMMON if key in given}
     schema = parameters(name)
     bound = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-    method = METHODS[name](**bound)
+    method = replace(METHODS[base](**bound), name=name)
     shown = {key: schema[key].default for key in schema if key not in _COMMON} | bound
     return replace(adapted(method, **common), settings={**shown, **common})
 
@@ -95,7 +136,7 @@ _COMMON = tuple(name for name in inspect.signature(adapted).parameters if name !
 
 def parameters(name: str) -> dict[str, inspect.Parameter]:
     """The settings of a method: those of its factory, then those that every trained method has; annotations are types."""
-    found = dict(inspect.signature(METHODS[name], eval_str=True).parameters)
+    found = dict(inspect.signature(METHODS[base_of(name)], eval_str=True).parameters)
     if name != "zero_shot":
         found |= {key: p for key, p in inspect.signature(adapted, eval_str=True).parameters.items() if key != "method"}
     return found
@@ -103,8 +144,9 @@ def parameters(name: str) -> dict[str, inspect.Parameter]:
 
 def setting_problems(name: str, settings: Mapping[str, Any]) -> list[str]:
     """What is wrong with `settings` of a method, each as a sentence; names, types, then what the factory itself refuses."""
-    known = parameters(name)
-    problems = [str(unknown_name(f"setting of {name}", key, known)) for key in settings if key not in known]
+    known, base = parameters(name), base_of(name)
+    settings = {**settings, **variant_settings(name)}
+    problems = [str(unknown_name(f"setting of {base}", key, known)) for key in settings if key not in known]
     problems += [
         f"{name}.{key} is {value!r}; it must be {_wanted(known[key].annotation)}."
         for key, value in settings.items()
@@ -114,7 +156,7 @@ def setting_problems(name: str, settings: Mapping[str, Any]) -> list[str]:
         bound: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in settings.items()}
         common = {key: bound.pop(key) for key in _COMMON if key in bound}
         try:
-            adapted(METHODS[name](**bound), **common)
+            adapted(METHODS[base](**bound), **common)
         except SettingError as error:
             problems.append(f"{name}: {error}")
     return problems

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 
 from surefoot import losses
 from surefoot.errors import SettingError
+from surefoot.heads import context_weight
 from surefoot.objective import Forward, Term
 
 
@@ -49,13 +52,81 @@ def contrastive(text: str) -> Term:
 
     Needs: image, and the field named by `text`.
     """
+    return Term(f"contrastive_{text}", lambda forward: _pre_training_loss(forward, forward.image, text), frozenset({"image", text}))
+
+
+def anchor_contrastive() -> Term:
+    """The same loss between the image-text pairs that the images of the batch retrieved, each pair once.
+
+    Needs: anchor_image, anchor_text.
+    """
+    needs = frozenset({"anchor_image", "anchor_text"})
+    return Term("contrastive_anchor", lambda forward: _pre_training_loss(forward, forward.anchor_image, "anchor_text"), needs)
+
+
+def _pre_training_loss(forward: Forward, image: Tensor, text: str) -> Tensor:
+    if forward.bias is None:
+        return losses.contrastive(image, forward.text(text), forward.scale)
+    return losses.sigmoid_contrastive(image, forward.text(text), forward.scale, forward.bias)
+
+
+def supervised_contrastive(text: str, positive_in_denominator: bool = True) -> Term:
+    """Image-text contrast in both directions, in which other items of the same class are no negatives.
+
+    Needs: image, label, and the field named by `text`.
+    """
 
     def value(forward: Forward) -> Tensor:
-        if forward.bias is None:
-            return losses.contrastive(forward.image, forward.text(text), forward.scale)
-        return losses.sigmoid_contrastive(forward.image, forward.text(text), forward.scale, forward.bias)
+        keep = positive_in_denominator
+        return losses.supervised_contrastive(
+            forward.image, forward.text(text), forward.label, forward.scale, positive_in_denominator=keep
+        )  # fmt: skip
 
-    return Term(f"contrastive_{text}", value, frozenset({"image", text}))
+    return Term("supervised_contrastive", value, frozenset({"image", "label", text}))
+
+
+def similarity_distillation(text: str, reverse: bool = False) -> Term:
+    """KL(p || p_0) between the batch's image-to-text similarities and those of the pre-trained model; the other way if `reverse`.
+
+    Needs: image, reference, and the field named by `text`.
+    """
+
+    def value(forward: Forward) -> Tensor:
+        return losses.similarity_distillation(
+            forward.image, forward.text(text), forward.reference_image, forward.reference_text(text), forward.scale, reverse=reverse
+        )  # fmt: skip
+
+    return Term("similarity_distillation", value, frozenset({"image", "reference", text}))
+
+
+DIVERGENCES: dict[str, Callable[[Tensor, Tensor, Tensor, float | Tensor], Tensor]] = {
+    "kl": losses.context_kl,
+    "mmd": losses.context_mmd,
+    "wasserstein": losses.context_wasserstein,
+}
+
+
+def context_divergence(contexts: str, divergence: str = "kl", scale: float | None = None, of_class: bool = False) -> Term:
+    """How far the context distribution of the image tower is from that of the pre-trained one.
+
+    Args:
+        contexts: a set of context templates, as `train.reference` names them.
+        divergence: "kl", "mmd" or "wasserstein".
+        scale: what cosines are multiplied by in the softmax; the pre-trained scale if None.
+        of_class: context prompts of each image's own class, not the means over classes.
+
+    Needs: image, label where `of_class`, reference, contexts.
+    """
+
+    def value(forward: Forward) -> Tensor:
+        embeddings = forward.reference.contexts(contexts)
+        head = embeddings[forward.label] if of_class else context_weight(embeddings)
+        # neither method that has this term trains the scale, so the model's is still the pre-trained one
+        factor = forward.scale.detach() if scale is None else scale
+        return DIVERGENCES[divergence](forward.image, forward.reference_image, head, factor)
+
+    needs = {"image", "reference", f"contexts:{contexts}"} | ({"label"} if of_class else set())
+    return Term(f"context_{divergence}", value, frozenset(needs))
 
 
 def distance_to_start() -> Term:

@@ -15,7 +15,9 @@ from surefoot.objective import Batch
 from surefoot.prompts import PromptTable
 from surefoot.train.settings import Training
 
-SUPPLIED = frozenset({"image", "label", "prompt", "class_prompt", "start"})
+SUPPLIED = frozenset({"image", "label", "prompt", "first_prompt", "class_prompt", "start", "reference"})
+CAPTION, PAIRS = "caption", frozenset({"anchor_image", "anchor_text"})
+"""What the anchors of the data supply, once they are made."""
 
 
 def batches(
@@ -25,6 +27,7 @@ def batches(
     training: Training,
     *,
     needs: Collection[str] = ("image", "label", "prompt"),
+    pair_images: Images | None = None,
     begin: int = 0,
 ) -> Iterator[Batch]:
     """All batches of a run after step `begin`, in an order and with prompts drawn from the seed.
@@ -37,27 +40,62 @@ def batches(
         model: its tokenizer, and where its parameters lie.
         training: length, batch size, sampling and seed.
         needs: the text fields that the objective reads; others are not drawn.
+        pair_images: the images of the retrieved pairs, where the objective reads them. A pair that several images of a batch retrieved
+            stands once in it.
         begin: steps that are done already; nothing is read for them.
     """
     device = next(model.parameters()).device
     labels = torch.tensor(dataset.split("train").labels)
-    table = PromptTable.build(dataset.templates, dataset.class_names)
-    index, tokens = torch.tensor(table.index), model.tokenize(table.texts).to(device)
-    for rows, seed, template in itertools.islice(_draws(labels, index.shape[1], training), begin, training.num_steps(len(labels))):
-        label = labels[rows]
-        text = {}
-        if "prompt" in needs:
-            text["prompt"] = index[label, template].to(device)
-        if "class_prompt" in needs:  # one template a class
-            drawn = torch.randint(index.shape[1], (len(index),), generator=torch.Generator().manual_seed(seed))
-            text["class_prompt"] = index[torch.arange(len(index)), drawn].to(device)
+    texts = _Texts(dataset, needs)
+    tokens = model.tokenize(texts.all).to(device)
+    for rows, seed, template in itertools.islice(_draws(labels, texts.num_templates, training), begin, training.num_steps(len(labels))):
+        label, pairs = labels[rows], texts.pairs_of(rows)
+        text = {name: found.to(device) for name, found in texts.of(rows, label, template, seed, pairs).items()}
         if isinstance(source, Tensor):
             yield Batch(None, label.to(device), text, tokens, feature=source[rows.to(source.device)].to(device))
             continue
         with torch.random.fork_rng(devices=[]):  # torchvision's crops draw from the global generator
             torch.default_generator.manual_seed(seed)
             image = source.batch(rows.tolist())
-        yield Batch(image.to(device), label.to(device), text, tokens)
+            anchor_image = pair_images.batch(pairs.tolist()).to(device) if pair_images and len(pairs) else None
+        yield Batch(image.to(device), label.to(device), text, tokens, anchor_image=anchor_image)
+
+
+class _Texts:
+    """All texts of a run, and which of them an image, a class or a retrieved pair takes."""
+
+    def __init__(self, dataset: Dataset, needs: Collection[str]) -> None:
+        self.needs, anchors = needs, dataset.anchors
+        table = PromptTable.build(dataset.templates, dataset.class_names)
+        place = {text: row for row, text in enumerate(table.texts)}
+        paths = dataset.split("train").paths
+        captions = [anchors.captions[path] for path in paths] if CAPTION in needs else []
+        pairs = [anchors.pairs[path] for path in paths] if PAIRS & set(needs) else []
+        self.index = torch.tensor(table.index)
+        self.captions = torch.tensor([place.setdefault(text, len(place)) for text in captions])
+        self.pairs = torch.tensor(pairs, dtype=torch.long)
+        self.pair_texts = torch.tensor([place.setdefault(text, len(place)) for text in anchors.texts] if pairs else [])
+        self.all, self.num_templates = list(place), self.index.shape[1]
+
+    def pairs_of(self, rows: Tensor) -> Tensor:
+        """The pairs that some images retrieved, each once."""
+        return torch.unique(self.pairs[rows]) if len(self.pairs) else torch.empty(0, dtype=torch.long)
+
+    def of(self, rows: Tensor, label: Tensor, template: Tensor, seed: int, pairs: Tensor) -> dict[str, Tensor]:
+        """{text field: rows of `all`} of one step."""
+        found = {}
+        if "prompt" in self.needs:
+            found["prompt"] = self.index[label, template]
+        if "first_prompt" in self.needs:
+            found["first_prompt"] = self.index[label, 0]
+        if "class_prompt" in self.needs:  # one template a class
+            drawn = torch.randint(self.num_templates, (len(self.index),), generator=torch.Generator().manual_seed(seed))
+            found["class_prompt"] = self.index[torch.arange(len(self.index)), drawn]
+        if CAPTION in self.needs:
+            found[CAPTION] = self.captions[rows]
+        if len(pairs):
+            found["anchor_text"] = self.pair_texts[pairs]
+        return found
 
 
 def seed_dropout(seed: int, device: torch.device) -> None:

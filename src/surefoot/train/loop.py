@@ -17,16 +17,18 @@ from torch.nn import functional as F
 from surefoot import adapters
 from surefoot.data.images import Budget, Images
 from surefoot.data.layout import Dataset
-from surefoot.errors import ModelError, SettingError, TrainingError
+from surefoot.errors import TrainingError
 from surefoot.heads import LinearHead
 from surefoot.metrics import Score
 from surefoot.model import ImageTextModel
-from surefoot.objective import Batch, Forward, Method, Moved, Objective, Stage, group_of
+from surefoot.objective import Batch, Forward, Method, Moved, Objective, Stage
 from surefoot.train import checkpoint
-from surefoot.train.batches import SUPPLIED, batches, seed_dropout
+from surefoot.train.batches import PAIRS, batches, seed_dropout
 from surefoot.train.checkpoint import Progress
 from surefoot.train.keep import Keeper
 from surefoot.train.parameters import TOWERS, Moving, optimizer_groups, select, train_mode
+from surefoot.train.preflight import preflight
+from surefoot.train.reference import CONTEXTS, FrozenReference
 from surefoot.train.settings import Step, Training, settings_of
 from surefoot.train.state import State, pack, part, start_state, text_head
 from surefoot.train.validate import Validation, encode_all
@@ -53,30 +55,6 @@ class Fitted:
     choices: Mapping[str, Any]
     num_steps: int
     seconds: float
-
-
-def preflight(method: Method, model: ImageTextModel, dataset: Dataset, training: Training) -> None:
-    """Compare what a method needs with what model and data have; all problems at once, before anything is computed.
-
-    Raises:
-        SettingError: the list of problems.
-    """
-    groups, problems = {*model.groups(), "head", "logit_bias"}, []
-    for stage in method.stages:
-        problems += [f"it trains '{spec}', which {model.name} does not have" for spec in stage.trains if group_of(spec) not in groups]
-        problems += [f"it needs '{need}', which {dataset.name} does not supply" for need in sorted(stage.needs - SUPPLIED)]
-        try:
-            for spec in stage.trains:
-                if "[" in spec:
-                    model.layer_names(spec)
-            if stage.restart:
-                model.fresh_visual(training.seed)
-        except (SettingError, ModelError) as error:
-            problems.append(str(error))
-    if not dataset.split("val").paths:
-        problems.append("there are no validation images, by which epochs are chosen")
-    if problems:
-        raise SettingError(f"{method.name} cannot run: " + "; ".join(problems) + ".")
 
 
 def fit(
@@ -140,6 +118,10 @@ class _Run:
         budget = budget or Budget()
         self.images = images or Images(self.train_paths, model.preprocess_train, random=True, budget=budget)
         self.plain_images = Images(self.train_paths, model.preprocess, budget=Budget(0))  # read once
+        compares = any(need == "reference" or need.startswith(CONTEXTS) for need in method.needs)
+        self.reference = FrozenReference(model, self.start, dataset) if compares else None
+        pairs = dataset.anchors.images if PAIRS & method.needs else ()
+        self.pair_images = Images(pairs, model.preprocess_train, random=True, budget=budget) if pairs else None
         self.validation = Validation(model, dataset, training.select_by, budget)
         count = torch.bincount(torch.tensor(dataset.split("train").labels), minlength=len(dataset.class_names))
         self.log_prior = (count.clamp(min=1) / count.sum()).log().to(self.device)
@@ -160,7 +142,7 @@ class _Run:
         for name, tensor in sorted(self.start.items()):
             weights.update(name.encode())
             weights.update(tensor.cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-        settings = sorted(settings_of(self.method, self.training, self.model).items())
+        settings = sorted(settings_of(self.method, self.training, self.model, self.dataset).items())
         return repr((settings, stages, self.training.seed, self.dataset.fingerprint(), weights.hexdigest()))
 
     def fit(self) -> Fitted:
@@ -268,10 +250,11 @@ class _Run:
             self.put_back(moving, optimizer)
         total, per_epoch = training.num_steps(len(self.train_paths)), training.per_epoch(len(self.train_paths))
         self.train_mode()
-        needs = stage.needs
-        for batch in batches(self.dataset, source, self.model, training, needs=needs, begin=self.progress.step):
+        given, begin = {"needs": stage.needs, "pair_images": self.pair_images}, self.progress.step
+        for batch in batches(self.dataset, source, self.model, training, **given, begin=begin):  # type: ignore[arg-type]
             self.set_rate(optimizer, training, total)
-            loss = self.step(objective, Forward(self.model, self.head, batch, moved, self.log_prior), optimizer, moving, training)
+            forward = Forward(self.model, self.head, batch, moved, self.log_prior, self.reference)
+            loss = self.step(objective, forward, optimizer, moving, training)
             self.tell(loss, batch, cached)
             if self.progress.step % per_epoch == 0 or self.progress.step == total:
                 self.end_epoch(moving, val_features, -(-self.progress.step // per_epoch))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
+from surefoot.data.layout import Dataset
 from surefoot.errors import SettingError
 from surefoot.model import ImageTextModel
 from surefoot.objective import Method
@@ -94,10 +95,13 @@ class Step:
     cached: bool = False
 
 
-def settings_of(method: Method, training: Training, model: ImageTextModel) -> dict[str, object]:
-    """Everything that determines a run besides data and seed, for its record and its hash."""
+def settings_of(method: Method, training: Training, model: ImageTextModel, dataset: Dataset | None = None) -> dict[str, object]:
+    """Everything that determines a run besides data and seed, for its record and its hash; the anchors of `dataset` if it uses them."""
+    anchors = dataset.anchors.identity() if dataset else {}
+    used = {"captions": "caption" in method.needs, "pairs": "anchor_image" in method.needs}
     training_settings = {name: value for name, value in asdict(training).items() if name != "seed"}
-    return {"method": method.name, **method.settings, "model": model.name, "precision": model.precision, **training_settings}
+    own = {"method": method.name, **method.settings, **{name: value for name, value in anchors.items() if used[name]}}
+    return {**own, "model": model.name, "precision": model.precision, **training_settings}
 
 
 def _one_of(kind: object) -> str:

@@ -1,0 +1,87 @@
+"""Whether a method can run, asked before anything is computed."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from surefoot.data.embedded import names
+from surefoot.data.layout import Dataset
+from surefoot.errors import ModelError, SettingError
+from surefoot.identity import weights_hash
+from surefoot.model import ImageTextModel
+from surefoot.objective import Method, group_of
+from surefoot.train.batches import CAPTION, PAIRS, SUPPLIED
+from surefoot.train.reference import CONTEXTS, context_templates
+from surefoot.train.settings import Training
+
+
+def preflight(method: Method, model: ImageTextModel, dataset: Dataset, training: Training) -> None:
+    """Compare what a method needs with what model and data have; all problems at once, before anything is computed.
+
+    Raises:
+        SettingError: the list of problems.
+    """
+    groups, problems = {*model.groups(), "head", "logit_bias"}, lacking(method, dataset) + _foreign_pairs(method, model, dataset)
+    for stage in method.stages:
+        problems += [f"it trains '{spec}', which {model.name} does not have" for spec in stage.trains if group_of(spec) not in groups]
+        try:
+            for spec in stage.trains:
+                if "[" in spec:
+                    model.layer_names(spec)
+            if stage.restart:
+                model.fresh_visual(training.seed)
+        except (SettingError, ModelError) as error:
+            problems.append(str(error))
+    if not dataset.split("val").paths:
+        problems.append("there are no validation images, by which epochs are chosen")
+    if problems:
+        raise SettingError(f"{method.name} cannot run: " + "; ".join(problems) + ".")
+
+
+def lacking(method: Method, dataset: Dataset) -> list[str]:
+    """What a method needs and the data do not supply, each with what to do: contexts, captions, retrieved pairs."""
+    anchors, paths, found = dataset.anchors, dataset.split("train").paths, []
+    for need in sorted(method.needs - SUPPLIED):
+        if need.startswith(CONTEXTS):
+            try:
+                context_templates(need.removeprefix(CONTEXTS), dataset)
+            except SettingError as error:
+                found.append(str(error).rstrip("."))
+        elif need == CAPTION:
+            found += _missing(anchors.captions, paths, "captions", f"surefoot caption {_argument(dataset)}")
+        elif need == "anchor_image":
+            found += _missing(anchors.pairs, paths, "retrieved image-text pairs", _retrieve(dataset))
+        elif need not in PAIRS:
+            found.append(f"it needs '{need}', which {dataset.name} does not supply")
+    return found
+
+
+def _foreign_pairs(method: Method, model: ImageTextModel, dataset: Dataset) -> list[str]:
+    anchors = dataset.anchors
+    if not PAIRS & method.needs or not anchors.pairs or anchors.weights == (own := weights_hash(model)):
+        return []
+    return [
+        f"its image-text pairs were retrieved with other weights ({anchors.weights}) than those of {model.name} ({own}): "
+        f"run '{_retrieve(dataset)} --model {model.name}'"
+    ]
+
+
+def _missing(given: Mapping[Path, object], paths: Sequence[Path], what: str, command: str) -> list[str]:
+    missing = [path for path in paths if path not in given]
+    if not missing:
+        return []
+    if len(missing) == len(paths):
+        return [f"it needs {what} for the training images, and there are none: run '{command}' first"]
+    return [
+        f"it needs {what} for the training images, and {len(missing)} of {len(paths)}, such as {missing[0]}, have none: run '{command}'"
+    ]
+
+
+def _retrieve(dataset: Dataset) -> str:
+    return f"surefoot retrieve {_argument(dataset)} --candidates POOL"
+
+
+def _argument(dataset: Dataset) -> str:
+    """What a command calls the data."""
+    return dataset.name if dataset.name in names() else str(dataset.root)

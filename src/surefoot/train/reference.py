@@ -1,0 +1,95 @@
+"""The pre-trained model beside the one that trains: constants for the terms that compare with it."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from surefoot.data.layout import Dataset
+from surefoot.errors import SettingError
+from surefoot.heads import prompt_embeddings
+from surefoot.model import ImageTextModel, templates_named
+from surefoot.prompts import PromptTable
+from surefoot.train.state import part
+
+CONTEXTS = "contexts:"
+"""How the need of a set of context templates begins."""
+NUM_FEW = 7
+_DRAW = 20_240_107  # any number, but the same for every run: which of the 80 templates "random7" takes
+
+
+class FrozenReference:
+    """theta_0, kept in evaluation mode; texts are encoded once and remembered.
+
+    Args:
+        model: the same architecture, whatever its weights are now.
+        start: theta_0, as `start_state` gives it.
+        dataset: its class names fill the context templates.
+    """
+
+    def __init__(self, model: ImageTextModel, start: Mapping[str, Tensor], dataset: Dataset) -> None:
+        self._model, self._dataset = model.frozen_copy(), dataset
+        self._model.load_weights(part(start, "model"))
+        self._known: Tensor | None = None
+        self._features = torch.empty(0)
+        self._contexts: dict[str, Tensor] = {}
+
+    def image(self, image: Tensor) -> Tensor:
+        """f(x; theta_0) [B, D], l2-normalised."""
+        with torch.no_grad():
+            return self._model.encode_image(image)
+
+    def text(self, rows: Tensor, tokens: Tensor) -> Tensor:
+        """g(t; theta_0) [N, D] of the rows [N] of `tokens` [T, L], which must be the same at every call."""
+        with torch.no_grad():
+            if self._known is None:
+                self._known = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
+                self._features = torch.empty(0)
+            wanted = torch.unique(rows)
+            if len(new := wanted[~self._known[wanted]]):
+                features = self._model.encode_text(tokens[new])
+                if not len(self._features):
+                    self._features = features.new_zeros(len(tokens), features.shape[1])
+                self._features[new] = features
+                self._known[new] = True
+            return self._features[rows]
+
+    def contexts(self, templates: str) -> Tensor:
+        """W[c, p] [K, P, D] of a set of context templates, named as in `context_templates`."""
+        if templates not in self._contexts:
+            table = PromptTable.build(context_templates(templates, self._dataset), self._dataset.class_names)
+            with torch.no_grad():
+                self._contexts[templates] = prompt_embeddings(self._model, table)
+        return self._contexts[templates]
+
+
+def context_templates(name: str, dataset: Dataset) -> Sequence[str]:
+    """The templates of a set of contexts, each with a `{}` for the class name.
+
+    Args:
+        name: "openai80" (CLIP's 80), "random7" (7 of them, drawn once for all), "searched7" (the 7 that were found by search), "own" (the
+            contexts that the data set names), or "templates" (the data set's own prompts).
+        dataset: whose contexts or prompts.
+
+    Raises:
+        SettingError: "own", and the data set names no contexts, or only one, which tells nothing apart.
+        UnknownNameError: another name.
+
+    References:
+        Mao et al., "Context-aware robust fine-tuning", IJCV 2024, table 5.
+    """
+    if name == "own":
+        if len(dataset.contexts) < 2:
+            raise SettingError(
+                f"contexts is 'own', and {dataset.name} names {len(dataset.contexts)} contexts; two or more are needed. Name them in "
+                "dataset.toml under [contexts], or set contexts to openai80."
+            )
+        return list(dataset.contexts.values())
+    if name == "templates":
+        return dataset.templates
+    if name == "random7":
+        return random.Random(_DRAW).sample(templates_named("openai80"), NUM_FEW)
+    return templates_named("simple7" if name == "searched7" else name)
