@@ -238,7 +238,7 @@ def test_another_preprocessing_is_another_model(tiny_model: ImageTextModel, tiny
     config = tmp_path / "other" / "open_clip_config.json"
     config.write_text(config.read_text().replace("0.4", "0.45"))
     other = load_model(f"local-dir:{tmp_path / 'other'}")
-    assert compare.weights_hash(other) != compare.weights_hash(tiny_model)
+    assert weights_hash(other) != weights_hash(tiny_model)
 
 
 def test_alpha_runs_from_the_first_weights_to_the_trained_ones(

@@ -13,8 +13,8 @@ SOURCE = Path(surefoot.__file__).parent
 # A module imports only from rows above its own, or from its own row further left; a folder is one entry and may import within itself.
 ROWS = [
     ["errors"],
-    ["losses", "weights", "metrics", "intervals", "robustness", "adapters", "layers", "hf_clip"],
-    ["prompts", "model", "heads", "records", "data"],
+    ["losses", "weights", "metrics", "intervals", "robustness", "adapters", "layers", "hf_clip", "precision"],
+    ["prompts", "model", "identity", "heads", "records", "data", "anchors"],
     ["objective", "methods"],
     ["train", "protocols", "compare", "bundle", "predict", "advise", "tune"],
     ["job", "config", "report", "cli"],

@@ -240,7 +240,7 @@ def test_interrupted_anywhere_and_restarted_the_folder_reads_the_same(
 def test_an_interrupted_comparison_gives_the_model_its_weights_back(
     tiny_model: ImageTextModel, tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = compare.weights_hash(tiny_model)
+    before = weights_hash(tiny_model)
 
     def killed(*_: object, **__: object) -> None:
         raise Killed
@@ -248,7 +248,7 @@ def test_an_interrupted_comparison_gives_the_model_its_weights_back(
     monkeypatch.setattr(comparison, "write", killed)
     with pytest.raises(Killed):
         Comparison(tiny_model, tiny_data, ONE, tmp_path).run()
-    assert compare.weights_hash(tiny_model) == before
+    assert weights_hash(tiny_model) == before
 
 
 def test_corruptions_asked_for_later_are_judged_without_training(

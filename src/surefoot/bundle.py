@@ -23,8 +23,9 @@ from torch import Tensor
 from surefoot.data.layout import Dataset
 from surefoot.errors import DataError, MissingDataError, SettingError, TrainingError
 from surefoot.heads import class_weight, prompt_embeddings
-from surefoot.model import ImageTextModel, Precision, load_model, pick_device, probe_names
+from surefoot.model import ImageTextModel, load_model, pick_device, probe_names
 from surefoot.objective import Method
+from surefoot.precision import Precision
 from surefoot.prompts import PromptTable
 from surefoot.train import part, text_head
 from surefoot.train.checkpoint import write

@@ -14,7 +14,7 @@ from surefoot.compare import Plan
 from surefoot.compare.plan import reference_problems
 from surefoot.errors import MissingDataError, SettingError, unknown_name
 from surefoot.job import PRECISIONS
-from surefoot.methods import METHODS, parameters, setting_problems
+from surefoot.methods import ALL, METHODS, base_of, parameters, setting_problems
 from surefoot.methods.reference import REFERENCE
 from surefoot.train import Training
 
@@ -123,7 +123,7 @@ def resolve(recipe: Mapping[str, Any], assignments: Mapping[str, Any], **given: 
     ]
     tables = {key: value for key, value in tables.items() if key not in _SHAPES or _SHAPES[key][0](value)}
     if tables.get("methods") == ["all"]:
-        tables["methods"] = list(METHODS)
+        tables["methods"] = list(ALL)
     training = dict(tables.get("training", {}))
     overrides = {name: dict(values) for name, values in tables.get("overrides", {}).items()}
     for key, value in assignments.items():
@@ -150,14 +150,15 @@ def resolve(recipe: Mapping[str, Any], assignments: Mapping[str, Any], **given: 
 def _problems(tables: Mapping[str, Any], training: Mapping[str, Any], overrides: Mapping[str, Mapping[str, Any]]) -> list[str]:
     found = [str(unknown_name("setting of a recipe", key, _TOP)) for key in tables if key not in _TOP]
     named = (*tables.get("methods", ()), *(name for name in overrides if name != REFERENCE))
-    found += [str(unknown_name("method", name, METHODS)) for name in named if name not in METHODS]
+    found += [str(unknown_name("method", base_of(name), METHODS)) for name in named if base_of(name) not in METHODS]
     found += _training_problems(training)
-    for name in (name for name in overrides if name in METHODS):
-        own = {key: value for key, value in overrides[name].items() if key not in _TRAINING}
+    given = {name: overrides.get(name, {}) for name in dict.fromkeys(named) if base_of(name) in METHODS}
+    for name in given:
+        own = {key: value for key, value in given[name].items() if key not in _TRAINING}
         known = [*parameters(name), *_TRAINING]
         found += [str(unknown_name(f"setting of {name}", key, known)) for key in own if key not in known]
         found += setting_problems(name, {key: value for key, value in own.items() if key in known})
-        shared = {key: value for key, value in overrides[name].items() if key in _TRAINING}
+        shared = {key: value for key, value in given[name].items() if key in _TRAINING}
         found += [f"{name}: {problem}" for problem in _training_problems({**training, **shared})] if shared else []
     if REFERENCE in overrides:
         found += [f"{REFERENCE}: {problem}" for problem in _training_problems({**training, **overrides[REFERENCE]})]

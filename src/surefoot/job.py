@@ -10,13 +10,15 @@ from typing import Any, get_args
 
 import torch
 
+from surefoot.anchors.attach import attach, default_folder
 from surefoot.compare import Plan
 from surefoot.data import Dataset, load
 from surefoot.data.embedded import names
 from surefoot.data.subsets import base_to_new
 from surefoot.data.survey import verified
 from surefoot.errors import DataError, MissingDataError, unknown_name
-from surefoot.model import ImageTextModel, Precision, load_model, pick_device
+from surefoot.model import ImageTextModel, load_model, pick_device
+from surefoot.precision import Precision
 from surefoot.train import Training
 
 FILE = "job.json"
@@ -34,6 +36,7 @@ class DataOptions:
         test_share: part that becomes test.
         skip_unreadable: leave unreadable images out, and count them, instead of stopping.
         base_to_new: train on the first half of the classes and judge the other half as unseen.
+        anchors: folder of captions and retrieved pairs; the one in the user's cache if None.
     """
 
     data: str
@@ -42,11 +45,19 @@ class DataOptions:
     test_share: float = 0.15
     skip_unreadable: bool = False
     base_to_new: bool = False
+    anchors: str | None = None
+
+    @property
+    def anchors_folder(self) -> Path:
+        """Where captions and retrieved pairs of the data lie."""
+        return default_folder(self.data) if self.anchors is None else Path(self.anchors)
 
     def anywhere(self) -> DataOptions:
-        """The same with an absolute path, unless the data are embedded ones."""
+        """The same with absolute paths; embedded data keep their name."""
         path = Path(self.data)
-        return replace(self, data=str(path.absolute())) if self.data not in names() and path.exists() else self
+        anchors = None if self.anchors is None else str(Path(self.anchors).absolute())
+        moved = self.data not in names() and path.exists()
+        return replace(self, data=str(path.absolute()) if moved else self.data, anchors=anchors)
 
     def open(self, on_image: Callable[[int, int], None] | None = None) -> Dataset:
         """The data set, every image of it read once.
@@ -60,7 +71,8 @@ class DataOptions:
         """
         found = load(self.data, seed=self.split_seed, val_share=self.val_share, test_share=self.test_share)
         found = verified(found, skip_unreadable=self.skip_unreadable, on_image=on_image)
-        return base_to_new(found) if self.base_to_new else found
+        found = base_to_new(found) if self.base_to_new else found
+        return attach(found, self.anchors_folder)
 
 
 def native_bf16(device: torch.device) -> bool:

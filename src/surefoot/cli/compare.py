@@ -4,29 +4,36 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
+from rich.markup import escape
 
-from surefoot import config
 from surefoot.cli import console as shared
 from surefoot.cli.display import Display
+from surefoot.cli.recipe import resolve
 from surefoot.cli.report import COMMAND, write_report
-from surefoot.compare import Comparison
-from surefoot.data import Dataset, embedded
+from surefoot.cli.tune import Space, tuned_plan
+from surefoot.compare import Comparison, Plan
+from surefoot.data import Dataset
 from surefoot.data.subsets import few_shot
 from surefoot.job import DataOptions, Job
 from surefoot.model import pick_device
+from surefoot.train.preflight import lacking
+from surefoot.tune.sampler import require_optuna
 
-DEFAULT_MODEL = "ViT-B-32:laion2b_s34b_b79k"
 Methods = Annotated[str | None, typer.Option(help="Comma-separated, or 'all'; see 'surefoot methods'.")]
 Seeds = Annotated[str | None, typer.Option(help="Comma-separated numbers, such as 0,1,2.")]
 Shots = Annotated[str | None, typer.Option(help="Few-shot: images a class, such as 4 or 1,2,4,8,16; a new draw for each seed.")]
 References = Annotated[
     str | None, typer.Option(help="Shares of the training images for models from scratch, such as 0.1,0.25,0.5,1: effective robustness.")
+]
+Trials = Annotated[
+    int | None,
+    typer.Option(help="First search each method's settings on ID validation: so many trials each.", show_default=False),
 ]
 BaseToNew = Annotated[bool, typer.Option("--base-to-new", help="Train on the first half of the classes, judge the others too.")]
 
@@ -40,8 +47,11 @@ def compare(
     seeds: Seeds = None,
     shots: Shots = None,
     base_to_new: BaseToNew = False,
+    anchors: shared.Anchors = None,
     corruptions: shared.Corruptions = None,
     references: References = None,
+    trials: Trials = None,
+    space: Space = None,
     precision: shared.PrecisionOption = None,
     device: shared.Device = "auto",
     split_seed: shared.SplitSeed = 0,
@@ -53,11 +63,13 @@ def compare(
     """Fine-tune by several methods and seeds, and show what each gains in distribution and costs elsewhere, along WiSE-FT's alpha."""
     shared.check_folder(out)
     pick_device(device)
+    if trials is not None:
+        require_optuna()
     counts = list(dict.fromkeys(shared.numbers(shots, "--shots") or ()))
     shares = None if references is None else shared.fractions(references, "--references")
     options = DataOptions(
         data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
-        base_to_new=base_to_new,
+        base_to_new=base_to_new, anchors=anchors,
     )  # fmt: skip
     given = {"model": model, "precision": precision, "methods": shared.names(methods), "seeds": shared.numbers(seeds, "--seeds")}
     settings = resolve(data, recipe, set_, **given, shots=min(counts, default=None), corruptions=corruptions, references=shares)
@@ -65,26 +77,26 @@ def compare(
     with shared.counting("reading images") as on_image:
         dataset = options.open(on_image)
     shared.tell_notes(dataset)
+    if methods == "all":
+        job = replace(job, plan=possible(job.plan, dataset))
     for count in counts:  # all of them before the first hour is spent on one
         few_shot(dataset, count, seed=0)
     plans = [replace(job.plan, shots=count) for count in counts] or [job.plan]
     for plan in plans:
         folder = out / f"shots-{plan.shots}" if len(plans) > 1 else out
-        run(replace(job, plan=plan), dataset, folder)
+        own = replace(job, plan=plan)
+        run(own if trials is None else replace(own, plan=tuned_plan(own, dataset, folder, trials, space)), dataset, folder)
 
 
-def resolve(data: str, recipe: str | None, assignments: Sequence[str] | None, **given: Any) -> config.Settings:  # noqa: ANN401
-    """The settings of a recipe with what the command line gives.
-
-    Without a model the embedded data get the embedded one, and anybody's own images a CLIP that was pre-trained on photographs. Without
-    a recipe the model's own is taken.
-    """
-    table = config.read_recipe(recipe) if recipe else {}
-    model = given.get("model")
-    if model is None:
-        model = table.get("model", "iconclip" if data in embedded.names() else DEFAULT_MODEL)
-    table = table or config.read_recipe("iconshift" if model == "iconclip" else "clip")
-    return config.resolve(table, config.parse_assignments(assignments or []), **{**given, "model": model})
+def possible(plan: Plan, dataset: Dataset) -> Plan:
+    """The plan without the methods that need what the data do not have, each of which is named."""
+    kept = []
+    for name in plan.methods:
+        if missing := lacking(plan.method_of(name), dataset):
+            shared.errors.print(f"{escape(name)} is left out: {escape('; '.join(missing))}.", soft_wrap=True, highlight=False)
+        else:
+            kept.append(name)
+    return replace(plan, methods=tuple(kept))
 
 
 def run(job: Job, dataset: Dataset, folder: Path) -> None:

@@ -39,6 +39,10 @@ Recipe = Annotated[str | None, typer.Option(help="'iconshift' or 'clip', which c
 Corruptions = Annotated[
     bool | None, typer.Option(help="Judge corrupted test images. Default: only where the data have no shifts.", show_default=False)
 ]
+Anchors = Annotated[
+    str | None,
+    typer.Option(help="Folder of captions and retrieved pairs. Default: the data's own, in the user's cache.", show_default=False),
+]
 SplitSeed = Annotated[int, typer.Option(help="Seed of the splits that are cut off train where the data have no val or test.")]
 ValShare = Annotated[float, typer.Option(help="Part of the images that becomes validation where the data have none.")]
 TestShare = Annotated[float, typer.Option(help="Part of the images that becomes test where the data have none.")]

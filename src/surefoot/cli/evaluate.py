@@ -15,10 +15,11 @@ from surefoot import records
 from surefoot.bundle import Bundle, load_bundle
 from surefoot.cli import console as shared
 from surefoot.cli.report import COMMAND, write_report
-from surefoot.compare import evaluation, weights_hash
+from surefoot.compare import evaluation
 from surefoot.data import Dataset
 from surefoot.data.subsets import whole
 from surefoot.errors import DataError
+from surefoot.identity import weights_hash
 from surefoot.job import DataOptions, pick_precision
 from surefoot.methods import get
 from surefoot.model import ImageTextModel, load_model, pick_device

@@ -15,7 +15,8 @@ from surefoot import config, records
 from surefoot.advise import Advice, advise, duration, judging_seconds, with_method
 from surefoot.bundle import save_bundle
 from surefoot.cli import console as shared
-from surefoot.cli.compare import carry_out, resolve
+from surefoot.cli.compare import carry_out
+from surefoot.cli.recipe import resolve
 from surefoot.cli.report import write_report
 from surefoot.compare import Comparison
 from surefoot.data import Dataset
@@ -29,7 +30,13 @@ ADVICE = "advice.json"
 
 
 Method = Annotated[str | None, typer.Option(help="See 'surefoot methods'. Default: chosen for the data and the machine.")]
-Alpha = Annotated[str, typer.Option(help="WiSE-FT's coefficient: 'val' (chosen on ID validation) or a number in 0..1.")]
+Alpha = Annotated[
+    str | None,
+    typer.Option(
+        help="WiSE-FT's coefficient: 'val' (chosen on ID validation) or a number in 0..1. Default: val; CLIP-CITE: 0.5.",
+        show_default=False,
+    ),
+]
 Minutes = Annotated[float, typer.Option(help="How long training may take; a cheaper method is taken where one does not fit.")]
 Seed = Annotated[int, typer.Option(help="Of order, crops and prompts.")]
 
@@ -39,7 +46,8 @@ def fit(
     out: shared.Out = Path("runs/fit"),
     method: Method = None,
     model: shared.Model = None,
-    alpha: Alpha = "val",
+    alpha: Alpha = None,
+    anchors: shared.Anchors = None,
     minutes: Minutes = 120,
     seed: Seed = 0,
     recipe: shared.Recipe = None,
@@ -52,10 +60,11 @@ def fit(
     set_: shared.Set = None,
 ) -> None:
     """Fine-tune on a folder of images. OUT/model is the classifier, OUT/report what it gained and what it cost."""
-    coefficient = _alpha(alpha)
+    coefficient = _alpha(alpha, method)
     _check(out, minutes, device)
     options = DataOptions(
-        data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable
+        data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
+        anchors=anchors,
     )  # fmt: skip
     settings = resolve(data, recipe, set_, model=model, methods=None if method is None else [method], seeds=[seed], precision=precision)
     if method is not None and not settings.plan.tuned:
@@ -93,7 +102,10 @@ def _with(job: Job, advice: Mapping[str, Any]) -> Job:
     return replace(job, plan=replace(plan, training=replace(plan.training, **advice["training"])))
 
 
-def _alpha(text: str) -> float | None:
+def _alpha(text: str | None, method: str | None) -> float | None:
+    """The coefficient that was asked for, or the method's own; None for the one that ID validation chooses."""
+    if text is None:
+        return get(method).finish if method is not None else None
     try:
         value = None if text == "val" else float(text)
     except ValueError as error:

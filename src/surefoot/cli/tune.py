@@ -16,18 +16,20 @@ from rich.progress import TaskID
 from rich.table import Table
 
 from surefoot.cli import console as shared
-from surefoot.cli.compare import resolve
+from surefoot.cli.recipe import resolve
+from surefoot.compare import Plan
 from surefoot.config import parse_assignments
 from surefoot.data import Dataset, load
 from surefoot.data.subsets import base_to_new as base_half
 from surefoot.data.survey import verified
-from surefoot.job import pick_precision
+from surefoot.job import Job, pick_precision
 from surefoot.model import load_model, pick_device
 from surefoot.train import Step
 from surefoot.tune import Trial, Tuned, Watcher, default_space, parse_space, search, train_and_val
 from surefoot.tune.choice import RULE, shown
 from surefoot.tune.sampler import require_optuna
 from surefoot.tune.search import DEFAULT_TRIALS
+from surefoot.tune.space import searchable, with_settings
 
 Name = Annotated[str, typer.Option("--method", help="The method whose settings are searched; see 'surefoot methods'.")]
 Out = Annotated[Path, typer.Option(help="Folder for trials and the tuned recipe. Trials that are finished there are not run again.")]
@@ -87,6 +89,30 @@ def tune(
         )  # fmt: skip
     shared.console.print(table(tuned))
     tell(tuned, data)
+
+
+def tuned_plan(job: Job, dataset: Dataset, out: Path, trials: int, space: list[str] | None) -> Plan:
+    """The plan of a comparison with the settings that ID validation chose for each of its methods, searched below OUT/tune.
+
+    Args:
+        job: its plan is the middle of every search.
+        dataset: train and val of it are used.
+        out: trials that are finished in it are not run again.
+        trials: of each method.
+        space: what is searched; where a method has nothing of it, and without one, its own default space.
+    """
+    plan, model, wanted = job.plan, job.load_model(), parse_space(space) if space else {}
+    for name in job.plan.tuned:
+        known = searchable(job.plan, name)
+        ranges = {key: values for key, values in wanted.items() if key in known} or default_space(job.plan, name)
+        shared.errors.print(f"{escape(name)}: {trials} trials", highlight=False)
+        with Display() as display:
+            found = search(
+                name, model, dataset, job.plan, out / "tune" / name, trials=trials, space=ranges, watcher=display,
+                command="surefoot " + shlex.join(sys.argv[1:]),
+            )  # fmt: skip
+        plan = with_settings(plan, name, found.chosen.settings)
+    return plan
 
 
 def opened(found: Dataset, skip_unreadable: bool) -> Dataset:

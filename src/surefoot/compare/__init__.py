@@ -1,7 +1,7 @@
 """Methods x seeds x alpha on one data set, as records."""
 
-from surefoot.compare.comparison import Comparison, check_room, evaluation, weights_hash
+from surefoot.compare.comparison import Comparison, check_room, evaluation
 from surefoot.compare.conclusions import choices, difference, differences
 from surefoot.compare.plan import Plan, Watcher
 
-__all__ = ["Comparison", "Plan", "Watcher", "check_room", "choices", "difference", "differences", "evaluation", "weights_hash"]
+__all__ = ["Comparison", "Plan", "Watcher", "check_room", "choices", "difference", "differences", "evaluation"]

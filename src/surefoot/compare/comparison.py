@@ -20,6 +20,7 @@ from surefoot.data.images import Budget, Images
 from surefoot.data.layout import Dataset
 from surefoot.data.subsets import few_shot
 from surefoot.errors import DataError, SettingError, TrainingError
+from surefoot.identity import weights_hash
 from surefoot.methods import get, wise_ft
 from surefoot.methods.reference import REFERENCE, reference
 from surefoot.model import ImageTextModel
@@ -91,7 +92,7 @@ class Comparison:
 
     def settings(self, method: Method, training: Training) -> dict[str, object]:
         """What is written with every record of a run."""
-        found = settings_of(method, training, self.model)
+        found = settings_of(method, training, self.model, self.dataset)
         return found | ({} if self.plan.shots is None else {"shots": self.plan.shots})
 
     def weights_path(self, method: Method, training: Training) -> Path:
@@ -334,11 +335,3 @@ def evaluation(
         provenance=provenance,
         train_seconds=train_seconds,
     )
-
-
-def weights_hash(model: ImageTextModel) -> str:
-    """Sixteen hexadecimal digits over a model's configuration (architecture and preprocessing) and every weight."""
-    total = hashlib.sha256(json.dumps(model.config(), sort_keys=True, default=str).encode())
-    for name, tensor in sorted(model.weights().items()):
-        total.update(name.encode() + tensor.contiguous().numpy().tobytes())
-    return total.hexdigest()[:16]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from surefoot import records
-from surefoot.methods import get
+from surefoot.methods import base_of, get
 from surefoot.methods.reference import FROM_SCRATCH, REFERENCE
 from surefoot.objective import Method
 from surefoot.train import Step, Training
@@ -20,11 +20,12 @@ class Plan:
     """`methods` x `seeds`, each evaluated at `alphas` (0 and 1 are added).
 
     Attributes:
-        methods: names of the table of methods.
+        methods: names of the table of methods, or variants of them such as "car_ft+contexts=own".
         seeds: one run each.
         alphas: WiSE-FT's coefficients.
         training: the settings of every run.
-        overrides: {method: what differs for it}: training settings, and settings of the method's own factory.
+        overrides: {method: what differs for it}: training settings, and settings of the method's own factory. A variant has those of its
+            method too.
         shots: images a class that are trained on, drawn anew for each seed (validation likewise, at most 4 a class); None for all.
         corruptions: whether corrupted test images are judged; None for data without shifts only.
         references: shares of the training images, on each of which one reference model is trained from random weights, to the settings of
@@ -42,13 +43,17 @@ class Plan:
 
     def training_of(self, method: str, seed: int) -> Training:
         """The training settings of one run."""
-        given = {**(FROM_SCRATCH if method == REFERENCE else {}), **self.overrides.get(method, {})}
+        given = {**(FROM_SCRATCH if method == REFERENCE else {}), **self.overrides_of(method)}
         own = {key: value for key, value in given.items() if key in TRAINING_NAMES}
         return replace(self.training, **{**own, "seed": seed})
 
     def method_of(self, name: str) -> Method:
         """A method with the settings that the plan gives it."""
-        return get(name, {key: value for key, value in self.overrides.get(name, {}).items() if key not in TRAINING_NAMES})
+        return get(name, {key: value for key, value in self.overrides_of(name).items() if key not in TRAINING_NAMES})
+
+    def overrides_of(self, name: str) -> dict[str, Any]:
+        """What differs for a method or a variant."""
+        return {**self.overrides.get(base_of(name), {}), **self.overrides.get(name, {})}
 
     @property
     def all_alphas(self) -> list[float]:

@@ -19,6 +19,9 @@ NAMES = {
     "l2_sp": "L2-SP",
     "flyp": "FLYP",
     "flyp_ce": "FLYP-CE",
+    "car_ft": "CAR-FT",
+    "arf": "ARF",
+    "clip_cite": "CLIP-CITE",
 }
 
 
@@ -170,14 +173,16 @@ def _require_same_dataset(found: Runs, record: Evaluation) -> None:
 
 
 def display_name(name: str) -> str:
-    """A row's name in the records as a reader sees it; unknown methods keep theirs.
+    """A row's name in the records as a reader sees it; unknown methods keep theirs, a variant's settings follow in brackets.
 
     Examples:
-        >>> display_name("tp_ft + WiSE-FT 0.5"), display_name("mine")
-        ('TP-FT + WiSE-FT 0.5', 'mine')
+        >>> display_name("tp_ft + WiSE-FT 0.5"), display_name("mine"), display_name("car_ft+contexts=own")
+        ('TP-FT + WiSE-FT 0.5', 'mine', 'CAR-FT (contexts=own)')
     """
-    method, plus, rest = name.partition(" + ")
-    return NAMES.get(method, method) + plus + rest
+    label, joint, rest = name.partition(" + ")
+    method, plus, settings = label.partition("+")
+    shown = f" ({settings.replace('+', ', ')})" if plus else ""
+    return NAMES.get(method, method) + shown + joint + rest
 
 
 def _key(alpha: float) -> float:

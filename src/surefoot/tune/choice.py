@@ -57,8 +57,18 @@ def recipe(plan: Plan, name: str, model: ImageTextModel, header: Sequence[str], 
     top |= {key: value for key in ("shots", "corruptions") if (value := getattr(plan, key)) is not None}
     training = {key: value for key, value in asdict(plan.training).items() if key != "seed"}
     own = {**plan.overrides.get(name, {}), **settings}
+    key = json.dumps(name) if "+" in name else name
     lines = [f"# {' '.join(line.split())}".rstrip() for line in header]
-    lines += ["", *_table(top), "", "[training]", *_table(training), "", f"[overrides.{name}]", *_table(own)]
+    lines += [
+        "",
+        *_table(top),
+        "",
+        "[training]",
+        *_table(training),
+        "",
+        f"[overrides.{key}]",
+        *_table(own),
+    ]
     return "\n".join(lines) + "\n"
 
 

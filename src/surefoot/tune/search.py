@@ -12,13 +12,14 @@ from typing import Any
 import torch
 
 from surefoot import records
-from surefoot.compare import Plan, check_room, weights_hash
+from surefoot.compare import Plan, check_room
 from surefoot.data.images import Budget, Images
 from surefoot.data.layout import Dataset
 from surefoot.data.subsets import few_shot
 from surefoot.errors import SettingError, TrainingError, unknown_name
 from surefoot.heads import LinearHead
-from surefoot.methods import METHODS
+from surefoot.identity import weights_hash
+from surefoot.methods import METHODS, base_of
 from surefoot.metrics import Score
 from surefoot.model import ImageTextModel
 from surefoot.train import Fitted, Step, fit, part, preflight, start_state
@@ -118,8 +119,8 @@ def search(
             f"select_on is '{select_on}'; only 'val' is accepted. A test set, a shift or an unseen set never chooses: what it chose would "
             "look better on it than it is, and nothing would be left that could say by how much. Leave --select-on out."
         )
-    if method not in METHODS:
-        raise unknown_name("method", method, METHODS)
+    if base_of(method) not in METHODS:
+        raise unknown_name("method", base_of(method), METHODS)
     if (trials is not None and trials < 1) or (minutes is not None and not minutes > 0) or not 1 <= num_seeds <= len(plan.seeds):
         raise SettingError(
             f"The budget is {trials} trials, {minutes} minutes and {num_seeds} of {len(plan.seeds)} seeds a trial. "

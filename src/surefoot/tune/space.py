@@ -190,6 +190,11 @@ def checked_space(plan: Plan, name: str, space: Mapping[str, Range]) -> dict[str
     return found
 
 
+def searchable(plan: Plan, name: str) -> frozenset[str]:
+    """The settings of a method that change something for it."""
+    return (TRAINING_NAMES | parameters(name).keys()) - _fixed(plan.method_of(name))
+
+
 def untried(space: Mapping[str, Range], tried: Sequence[Mapping[str, Any]]) -> Settings | None:
     """The first settings of a finite space that are not among `tried`; None if there are none, or if the space is not finite."""
     every = (dict(zip(space, values, strict=True)) for values in itertools.product(*map(_members, space.values())))

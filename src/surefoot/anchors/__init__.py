@@ -1,0 +1,1 @@
+"""Anchors of ARF: captions, and retrieved image-text pairs."""
