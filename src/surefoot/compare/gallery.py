@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from surefoot import records
+from surefoot.data.digest import digests
 from surefoot.data.images import read_image
 from surefoot.data.layout import Dataset, Split
 from surefoot.errors import DataError
@@ -51,6 +52,33 @@ def examples(folder: Path, dataset: Dataset, name: str, a: records.Evaluation, b
     return made
 
 
+def anchored(folder: Path, dataset: Dataset, runs: str) -> list[records.Anchored]:
+    """Up to twelve training images, classes in turn, with the caption and the nearest retrieved pair that ARF trains with (its fig. 5).
+
+    Args:
+        folder: of the records; small copies go to its gallery/.
+        dataset: with its anchors.
+        runs: as in `records.Difference`.
+    """
+    anchors, train = dataset.anchors, dataset.split("train")
+    known = anchors.captions.keys() | anchors.pairs.keys()
+    first = {label: row for row, label in reversed(list(enumerate(train.labels))) if train.paths[row] in known}
+    step = max(1, len(first) // PER_CHANGE)
+    made = []
+    for row in [first[label] for label in sorted(first)][::step][:PER_CHANGE]:
+        path, nearest = train.paths[row], next(iter(anchors.pairs.get(train.paths[row], ())), None)
+        image = _copy(folder, path, f"train-{row}-{digests([path])[0][:12]}")
+        pair = None if nearest is None else anchors.images[nearest]
+        shown = records.Anchored(
+            image=image or "", label=dataset.class_names[train.labels[row]], caption=anchors.captions.get(path, ""),
+            captioner=anchors.captioner, pair_image=(_copy(folder, pair, f"pair-{digests([pair])[0][:12]}") or "") if pair else "",
+            pair_text=anchors.texts[nearest] if nearest is not None else "", pool=anchors.pool if pair else "",
+            path=_shown(path, dataset.root), runs=runs,
+        )  # fmt: skip
+        made.append(shown)
+    return made
+
+
 def _in_turn(
     queues: Sequence[Iterator[tuple[Split, int, records.Answers, records.Answers]]],
 ) -> Iterator[tuple[Split, int, records.Answers, records.Answers]]:
@@ -81,10 +109,14 @@ def _shown(path: Path, root: Path) -> str:
 
 def _small(folder: Path, split: Split, row: int, data: str) -> str | None:
     """A small copy of an image, or nothing if it cannot be read any more; `data` is the hash of the data, since rows move with them."""
-    path = folder / FOLDER / f"{split.name.replace('/', '-')}-{row}-{data}.webp"
+    return _copy(folder, split.paths[row], f"{split.name.replace('/', '-')}-{row}-{data}")
+
+
+def _copy(folder: Path, source: Path, name: str) -> str | None:
+    path = folder / FOLDER / f"{name}.webp"
     if not path.is_file():
         try:
-            image = read_image(split.paths[row])
+            image = read_image(source)
         except DataError:
             return None
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -31,6 +31,21 @@ def section(runs: Runs, folder: Path) -> dict[str, object] | None:
     return {"pairs": shown, "num_missing": num_missing} if pairs else None
 
 
+def anchors(runs: Runs, folder: Path) -> dict[str, object] | None:
+    """Training images with their captions and retrieved pairs, and who made them; None without any."""
+    if not runs.anchored:
+        return None
+    cards = [
+        {
+            "source": _data_uri(folder, one.image), "label": one.label, "caption": one.caption, "title": one.path,
+            "pair_source": _data_uri(folder, one.pair_image) if one.pair_image else None, "pair_text": one.pair_text,
+        }
+        for one in runs.anchored
+    ]  # fmt: skip
+    first = runs.anchored[0]
+    return {"cards": [card for card in cards if card["source"]], "captioner": first.captioner, "pool": first.pool}
+
+
 def _card(example: Example, folder: Path) -> dict[str, str] | None:
     """One picture with its caption, or None if the file is not there (any more)."""
     source = _data_uri(folder, example.image)

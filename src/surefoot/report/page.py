@@ -95,6 +95,7 @@ def html(runs: Runs, folder: Path, *, command: str, notes: Sequence[str] = ()) -
         confusion=confusion.section(runs, stored),
         missing=stored.missing,
         gallery=gallery.section(runs, folder),
+        anchors=gallery.anchors(runs, folder),
         training=training.section(runs),
         contrasts=contrasts.section(runs),
         command=command,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from surefoot.errors import DataError
-from surefoot.records import Choice, Described, Difference, Evaluation, Example, Record, Reference, Robustness, Trained
+from surefoot.records import Anchored, Choice, Described, Difference, Evaluation, Example, Record, Reference, Robustness, Trained
 
 ZERO_SHOT = "zero_shot"
 HALF, CHOSEN = " + WiSE-FT 0.5", " + WiSE-FT (ID val.)"  # how the names of a method's other rows end
@@ -42,6 +42,7 @@ class Runs:
     choices: dict[tuple[str, int], Choice] = field(default_factory=dict)
     differences: dict[tuple[str, str, str], Difference] = field(default_factory=dict)
     examples: list[Example] = field(default_factory=list)
+    anchored: list[Anchored] = field(default_factory=list)
     robustness: dict[tuple[str, str], Robustness] = field(default_factory=dict)
     references: list[Reference] = field(default_factory=list)
     trained: dict[tuple[str, int], Trained] = field(default_factory=dict)
@@ -111,7 +112,7 @@ def collect(records: Iterable[Record]) -> Runs:
     described: Described | None = None
     references: dict[tuple[float, int], Reference] = {}
     for record in records:
-        if isinstance(record, Difference | Choice | Example | Robustness):
+        if isinstance(record, Difference | Choice | Example | Anchored | Robustness):
             if record.runs != concluded:
                 _drop_conclusions(found)
                 concluded = record.runs
@@ -137,19 +138,21 @@ def collect(records: Iterable[Record]) -> Runs:
     return replace(found, trained=standing, described=shown, references=own)
 
 
-def _conclude(found: Runs, record: Difference | Choice | Example | Robustness) -> None:
+def _conclude(found: Runs, record: Difference | Choice | Example | Anchored | Robustness) -> None:
     if isinstance(record, Difference):
         found.differences[record.a, record.b, record.on] = record
     elif isinstance(record, Choice):
         found.choices[record.method, record.seed] = record
     elif isinstance(record, Robustness):
         found.robustness[record.row, record.on] = record
+    elif isinstance(record, Anchored):
+        found.anchored.append(record)
     elif record not in found.examples:
         found.examples.append(record)
 
 
 def _drop_conclusions(found: Runs) -> None:
-    for drawn in (found.choices, found.differences, found.examples, found.robustness):
+    for drawn in (found.choices, found.differences, found.examples, found.anchored, found.robustness):
         drawn.clear()
 
 
