@@ -1,0 +1,91 @@
+"""Which of the papers' claims hold on IconShift, each with a paired bootstrap 95% interval; writes docs/claims.md.
+
+    python benchmarks/claims/check.py
+
+The claims stand in claims.toml beside this file, with the folders of the runs that they are read from. A run that is not there, or
+not finished, leaves its lines open.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from surefoot.cli.diff import Rows, compare_rows, rows_of
+from surefoot.errors import SurefootError
+from surefoot.records import Difference
+from surefoot.report.runs import display_name
+from surefoot.report.table import header
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs" / "claims.md"
+
+
+def column_of(rows: Rows, name: str) -> str:
+    """The column that a short name means: "unseen" and "hm" stand for that of the one unseen set."""
+    found = [column for column in rows.evaluations[0].accuracy if column == name or column.startswith(f"{name}/")]
+    return found[0] if len(found) == 1 or name in found[:1] else name
+
+
+def measured(test: dict[str, Any], runs: dict[str, str]) -> Difference | str:
+    """The difference, or why there is none yet."""
+    rows = []
+    for row in (test["a"], test["b"]):
+        run, _, rest = row.partition(":")
+        try:
+            rows.append(rows_of(f"{runs[run]}:{rest}"))
+        except SurefootError:
+            return "not measured yet"
+    try:
+        return compare_rows(*rows, [column_of(rows[0], test["on"])])[0]
+    except SurefootError as error:
+        return str(error)
+
+
+def verdict(found: Difference, expect: int) -> str:
+    """Whether the claim holds: the whole interval on the side that the paper says."""
+    if found.undecided:
+        return "undecided"
+    return "holds" if (found.mean > 0) == (expect > 0) else "**does not hold**"
+
+
+def label(row: str) -> str:
+    """A row as a reader sees it."""
+    method, at, alpha = row.partition(":")[2].partition("@")
+    finish = {"": "", "val": " + WiSE-FT (ID val.)"}.get(alpha, f" + WiSE-FT {alpha}") if at else ""
+    return display_name(method) + finish
+
+
+def lines(claims: list[dict[str, Any]], runs: dict[str, str]) -> list[str]:
+    """The table: one line a test."""
+    made = ["| claim | paper | here | on | difference in points, 95% interval | |", "|---|---|---|---|---|---|"]
+    for claim in claims:
+        for number, test in enumerate(claim["tests"]):
+            found = measured(test, runs)
+            sign = "more" if test["expect"] > 0 else "less"
+            what = f"{label(test['a'])} {sign} than {label(test['b'])}"
+            if isinstance(found, str):
+                cells = (header(test["on"]), "–", found)
+            else:
+                text = f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
+                cells = (header(found.on), text, f"{verdict(found, test['expect'])}, {found.num_seeds} seeds")
+            first = (claim["says"], claim["paper"]) if number == 0 else ("", "")
+            made.append("| " + " | ".join((*first, what, *cells)) + " |")
+    return made
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.parse_args()
+    stored = tomllib.loads((Path(__file__).parent / "claims.toml").read_text())
+    table = "\n".join(lines(stored["claim"], {name: str(ROOT / folder) for name, folder in stored["runs"].items()}))
+    print(table)
+    text = PAGE.read_text()
+    PAGE.write_text(re.sub(r"(<!-- claims: begin -->\n).*?(<!-- claims: end -->)", lambda m: f"{m[1]}{table}\n{m[2]}", text, flags=re.S))
+
+
+if __name__ == "__main__":
+    main()
