@@ -60,19 +60,22 @@ class DataOptions:
         return replace(self, data=str(path.absolute()) if moved else self.data, anchors=anchors)
 
     def open(self, on_image: Callable[[int, int], None] | None = None) -> Dataset:
-        """The data set, every image of it read once.
+        """The data set, every image of it read once, with the anchors of its training images.
 
         Args:
             on_image: hears how many images are read, and how many there are.
 
         Raises:
             MissingDataError: no such folder, file or embedded data set.
-            DataError: data that cannot be used, or images that cannot be read, all of them named.
+            DataError: data that cannot be used, or images that cannot be read, all of them named; damaged anchors.
         """
+        return attach(self.open_plain(on_image), self.anchors_folder)
+
+    def open_plain(self, on_image: Callable[[int, int], None] | None = None) -> Dataset:
+        """The same without anchors, for commands that make them."""
         found = load(self.data, seed=self.split_seed, val_share=self.val_share, test_share=self.test_share)
         found = verified(found, skip_unreadable=self.skip_unreadable, on_image=on_image)
-        found = base_to_new(found) if self.base_to_new else found
-        return attach(found, self.anchors_folder)
+        return base_to_new(found) if self.base_to_new else found
 
 
 def native_bf16(device: torch.device) -> bool:

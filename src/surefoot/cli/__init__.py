@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
+from surefoot.cli.caption import caption
 from surefoot.cli.check import check
 from surefoot.cli.compare import compare
 from surefoot.cli.diff import diff
@@ -23,11 +24,12 @@ from surefoot.cli.frontier import frontier
 from surefoot.cli.methods import methods
 from surefoot.cli.predict import predict
 from surefoot.cli.report import report
+from surefoot.cli.retrieve import retrieve
 from surefoot.cli.tune import tune
 from surefoot.errors import SurefootError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-RESUME = (fit, compare, tune, frontier)
+RESUME = (fit, compare, tune, frontier, caption, retrieve)
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
@@ -40,6 +42,8 @@ app = typer.Typer(
 )
 EXAMPLES: dict[Callable[..., None], str] = {
     check: "surefoot check photos",
+    caption: "surefoot caption photos --captioner hf:Salesforce/blip2-opt-2.7b",
+    retrieve: "surefoot retrieve photos --candidates 'pool/{000..099}.tar'",
     fit: "surefoot fit photos --out runs/photos --model ViT-B-32:laion2b_s34b_b79k",
     predict: "surefoot predict runs/photos new-photos --classes 'zebra, sea lion' --out answers.csv",
     evaluate: "surefoot evaluate runs/photos other-photos --all-images",

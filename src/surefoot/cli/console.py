@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from surefoot.data import Dataset
 from surefoot.errors import SettingError
+from surefoot.job import DataOptions
 
 _Number = TypeVar("_Number", int, float)
 
@@ -112,3 +113,11 @@ def tell_notes(dataset: Dataset) -> None:
     """How the splits were made, how many images were skipped, and what else there is to know of the data."""
     for note in dataset.notes:
         errors.print(escape(note.encode("utf-8", "replace").decode()), soft_wrap=True, highlight=False)
+
+
+def opened(options: DataOptions) -> Dataset:
+    """The data set, every image read once under a bar, and what is to be told of it."""
+    with counting("reading images") as on_image:
+        dataset = options.open(on_image)
+    tell_notes(dataset)
+    return dataset

@@ -71,9 +71,7 @@ def fit(
         raise SettingError(f"{method} trains nothing, so there is nothing to fit. Give another --method, or leave it out.")
     plan = replace(settings.plan, alphas=tuple(sorted({*settings.plan.alphas, *([] if coefficient is None else [coefficient])})))
     job = Job(data=options, model=settings.model, precision=settings.precision, plan=plan, device=device)
-    with shared.counting("reading images") as on_image:
-        dataset = options.open(on_image)
-    shared.tell_notes(dataset)
+    dataset = shared.opened(options)
     given = sorted({*config.parse_assignments(set_ or []), *(config.read_recipe(recipe).get("training", {}) if recipe else ())})
     asked = {"data": dataset.fingerprint(), "method": method, "minutes": minutes, "given": given}
     asked["job"] = json.loads(json.dumps(asdict(job)))

@@ -64,7 +64,7 @@ def context_mmd(image: Tensor, reference: Tensor, contexts: Tensor, scale: float
 
 
 def context_wasserstein(
-    image: Tensor, reference: Tensor, contexts: Tensor, scale: float | Tensor, *, blur: float = 0.05, num_iterations: int = 100
+    image: Tensor, reference: Tensor, contexts: Tensor, scale: float | Tensor, *, blur: float = 0.2, num_iterations: int = 100
 ) -> Tensor:
     """Cost of moving the fine-tuned model's context distribution onto the pre-trained one's, by optimal transport.
 
@@ -77,16 +77,16 @@ def context_wasserstein(
         p_i = softmax_p(s w_p.f(x_i)),   p_0i = softmax_p(s w_p.f_0(x_i)),   epsilon = `blur` * (mean over p != q of C[p, q])
 
     The entropy, weight epsilon, makes the transport smooth and fast to compute by Sinkhorn's iterations, run on logarithms; taking off
-    the two OT of each distribution with itself makes L exactly 0 where p_i = p_0i.
+    the OT of each distribution with itself makes L 0 where p_i = p_0i.
 
     Args:
         image: [B, D], l2-normalised image features of the model being trained.
         reference: [B, D], those of the pre-trained model for the same images; a constant, so no gradient reaches it.
         contexts: [P, D], l2-normalised text features of the contexts, or [B, P, D], of each image's own class; a constant.
         scale: exp(logit_scale) of the pre-trained model, a float or a 0-d tensor; 100 for OpenAI's models.
-        blur: epsilon as a share of the mean cost, above 0. Smaller is nearer to the plain transport cost, and needs more iterations.
-        num_iterations: of Sinkhorn, at least 1; in the first half epsilon falls from the mean cost to its value. Time and memory are
-            those of num_iterations and a few arrays [B, P, P].
+        blur: epsilon as a share of the mean cost, above 0. Smaller is nearer to the plain transport cost, and needs more iterations:
+            0.05 can take 1000 where little mass moves.
+        num_iterations: of Sinkhorn, at least 1. One passes eight times over an array [B, P, P]; memory does not grow with their number.
 
     Returns:
         0-d tensor, in units of the cost.
@@ -104,9 +104,9 @@ def context_wasserstein(
 
     Differences:
         The paper names this alternative, which "brings no better performance", and gives neither cost nor solver. Entropy makes L
-        quadratic near p_i = p_0i, where the plain cost has a kink: what is lost of it is of the order of epsilon for the mass that moves,
-        so a larger share the less moves. The gradient is that of the optimum, the dual potentials, instead of one through the
-        iterations; a second derivative is not available.
+        quadratic near p_i = p_0i, where the plain cost has a kink, and lower: at the default by a fifth to a third where a third of the
+        mass moves, by half or more where a tenth or less does. The gradient is that of the optimum, the dual potentials, instead of one
+        through the iterations; a second derivative is not available.
 
     Examples:
         >>> image, contexts = torch.tensor([[1.0, 0.0]]), torch.eye(2)
@@ -119,16 +119,17 @@ def context_wasserstein(
         Mao, Chen, Jia, Zhang, Xue, Li. Context-aware robust fine-tuning. IJCV 2024, section 5.
         Cuturi. Sinkhorn distances: Lightspeed computation of optimal transport. NeurIPS 2013.
         Feydy, Sejourne, Vialard, Amari, Trouve, Peyre. Interpolating between optimal transport and MMD using Sinkhorn divergences.
-        AISTATS 2019, section 1 (definition and limits), section 3 (symmetric iterations, derivatives).
+        AISTATS 2019, section 1 (definition and limits), section 3 (derivatives).
+        Thibault, Chizat, Dossal, Papadakis. Overrelaxed Sinkhorn-Knopp algorithm for regularized optimal transport. Algorithms 2021.
     """
     if not (0 < blur < math.inf and num_iterations >= 1):
         raise SettingError(
             f"context_wasserstein was given blur {blur} and num_iterations {num_iterations}. They must be above 0 and at least 1. "
-            "Leave them at 0.05 and 100, or take more iterations for a smaller blur."
+            "Leave them at 0.2 and 100, or take more iterations for a smaller blur."
         )
     log_p, log_p_0 = context_log_probabilities("context_wasserstein", image, reference, contexts, scale)
     relative, mean = _costs(contexts.detach())
-    slope, slope_0 = _potentials(log_p.detach(), log_p_0, relative, blur, num_iterations)
+    slope, slope_0 = _slopes(log_p.detach(), log_p_0, relative, blur, num_iterations)
     return (mean * (log_p.exp() * slope + log_p_0.exp() * slope_0).sum(dim=1)).mean()
 
 
@@ -142,21 +143,28 @@ def _costs(contexts: Tensor) -> tuple[Tensor, Tensor]:
     return cost / mean.clamp_min(torch.finfo(cost.dtype).tiny)[:, None, None], mean
 
 
-def _potentials(log_p: Tensor, log_q: Tensor, cost: Tensor, blur: float, num_iterations: int) -> tuple[Tensor, Tensor]:
-    """Derivatives of the debiased transport cost by p and by q, each [B, P]; with them the cost itself is <p, .> + <q, .>.
+def _slopes(log_a: Tensor, log_b: Tensor, cost: Tensor, blur: float, num_iterations: int) -> tuple[Tensor, Tensor]:
+    """Derivatives of OT(a, b) - OT(a, a) / 2 - OT(b, b) / 2 by a and by b, each [B, P].
 
-    The two potentials of OT(p, q) are updated together, each to the mean of its old and its new value, just as the one of OT(p, p):
-    for p = q all three are then the same to the last bit, and the cost and its derivatives are 0.
+    The mean over both orders of a and b: so it is 0 for a = b even where the iterations have not converged.
+    """
+    first, second = torch.stack([log_a, log_b, log_a, log_b]), torch.stack([log_b, log_a, log_a, log_b])
+    (ab, ba, aa, bb), (ab_2, ba_2, aa_2, bb_2) = _potentials(first, second, cost, blur, num_iterations)
+    return ((ab - aa) + (ba_2 - aa_2)) / 2, ((ab_2 - bb_2) + (ba - bb)) / 2
+
+
+def _potentials(log_a: Tensor, log_b: Tensor, cost: Tensor, blur: float, num_iterations: int) -> tuple[Tensor, Tensor]:
+    """Derivatives of OT(a, b) by a and by b, each [4, B, P], up to a constant that OT(a, b) = <a, .> + <b, .> does not see.
+
+    The cost is [1 or B, P, P] with a mean of 1, so `blur` is epsilon.
     """
 
-    def update(epsilon: float, log_weight: Tensor, potential: Tensor) -> Tensor:
-        return -epsilon * torch.logsumexp(log_weight[:, None, :] + (potential[:, None, :] - cost) / epsilon, dim=2)
+    def update(log_weight: Tensor, potential: Tensor) -> Tensor:
+        return -blur * torch.logsumexp(log_weight[..., None, :] + (potential[..., None, :] - cost) / blur, dim=-1)
 
-    of_p = of_q = own_p = own_q = torch.zeros_like(log_p)
-    for step in range(num_iterations):
-        epsilon = blur * max(1 / blur, 1.0) ** max(0.0, 1 - 2 * step / num_iterations)
-        of_p, of_q = (of_p + update(epsilon, log_q, of_q)) / 2, (of_q + update(epsilon, log_p, of_p)) / 2
-        own_p, own_q = (own_p + update(epsilon, log_p, own_p)) / 2, (own_q + update(epsilon, log_q, own_q)) / 2
-    slope_p = update(blur, log_q, of_q) - update(blur, log_p, own_p)
-    slope_q = update(blur, log_p, of_p) - update(blur, log_q, own_q)
-    return slope_p, slope_q
+    by_a = by_b = torch.zeros_like(log_a)
+    for _ in range(num_iterations):
+        by_a = by_a + 1.5 * (update(log_b, by_b) - by_a)  # over-relaxed: plain steps (1.0) take several times as many
+        by_b = by_b + 1.5 * (update(log_a, by_a) - by_b)
+    by_a = update(log_b, by_b)
+    return by_a, update(log_a, by_a)

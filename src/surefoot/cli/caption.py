@@ -1,0 +1,162 @@
+"""`surefoot caption`: a text for each training image, for ARF's text-compensated anchors."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated
+
+import torch
+import typer
+from rich import box
+from rich.markup import escape
+from rich.table import Column, Table
+
+from surefoot.anchors.attach import default_folder
+from surefoot.anchors.captioners import MAX_NEW_TOKENS, load_captioner
+from surefoot.anchors.captions import FILE, Captioner, cache_path, caption_images, rewrite_captions, write_captions, writing
+from surefoot.anchors.given import captions_of_csv, captions_of_data
+from surefoot.anchors.rewriting import TransformersRewriter
+from surefoot.cli import console as shared
+from surefoot.cli.compare import BaseToNew
+from surefoot.data import Dataset, load
+from surefoot.data.digest import digests
+from surefoot.data.embedded import names
+from surefoot.data.subsets import base_to_new as base_half
+from surefoot.data.survey import verified
+from surefoot.errors import MissingDataError, SettingError, unknown_name
+from surefoot.model import pick_device
+
+HUB_DEFAULT = "hf:Salesforce/blip-image-captioning-base"
+KINDS = ("iconcap", "data", "csv:FILE", "hf:FOLDER", "hf:NAME")
+NUM_SHOWN = 5
+_SHARE = 0.15
+
+CaptionerName = Annotated[
+    str | None,
+    typer.Option(
+        help="iconcap, hf:FOLDER or hf:NAME (BLIP, BLIP-2, GIT, a chat model that sees), csv:FILE (columns path, caption), or data "
+        f"(the manifest's own captions). Default: iconcap for embedded data, else {HUB_DEFAULT}.",
+        show_default=False,
+    ),
+]
+Rewrite = Annotated[str | None, typer.Option(help="hf:FOLDER or hf:NAME of a language model that says each caption in other words.")]
+Prompt = Annotated[str | None, typer.Option(help="What a chat model is asked, or what another captioner's texts begin with.")]
+BatchSize = Annotated[int, typer.Option(help="Images, or captions to rewrite, at a time.")]
+MaxNewTokens = Annotated[int, typer.Option(help="The longest caption, in tokens.")]
+NumBeams = Annotated[int, typer.Option(help="Beams of the search for a caption; 1 is greedy.")]
+
+
+def caption(
+    data: shared.Data,
+    captioner: CaptionerName = None,
+    rewrite: Rewrite = None,
+    prompt: Prompt = None,
+    batch_size: BatchSize = 8,
+    max_new_tokens: MaxNewTokens = MAX_NEW_TOKENS,
+    num_beams: NumBeams = 1,
+    anchors: shared.Anchors = None,
+    device: shared.Device = "auto",
+    base_to_new: BaseToNew = False,
+    split_seed: shared.SplitSeed = 0,
+    val_share: shared.ValShare = _SHARE,
+    test_share: shared.TestShare = _SHARE,
+    skip_unreadable: shared.SkipUnreadable = False,
+) -> None:
+    """Caption every training image once, for ARF. Captions are cached as they arise: an interrupted run goes on, nothing is said twice."""
+    if batch_size < 1:
+        raise SettingError(f"--batch-size is {batch_size}; it must be 1 or more.")
+    name, on = captioner or ("iconcap" if data in names() else HUB_DEFAULT), pick_device(device)
+    chosen = _captioner(name, prompt, on, max_new_tokens, num_beams)
+    rewriter = None if rewrite is None else TransformersRewriter(rewrite, device=on)
+    folder = default_folder(data) if anchors is None else Path(anchors)
+    dataset = _open(data, split_seed, val_share, test_share, skip_unreadable, base_to_new)
+    with writing(folder, "--anchors"):
+        pass  # asked before hours are spent on what would go there
+    identity, captions = _caption(dataset, name, chosen, batch_size)
+    if rewriter is not None:
+        captions = _rewrite(captions, rewriter, batch_size)
+        identity += f"; rewritten by {rewriter.identity}"
+    paths = dataset.split("train").paths
+    write_captions(folder, identity, digests(paths), captions)
+    _show(dataset, captions)
+    shared.console.print(f"Captions of {escape(identity)} lie in {escape(str(folder / FILE))}.", soft_wrap=True, highlight=False)
+    options = {
+        "--anchors": anchors, "--split-seed": split_seed or None, "--val-share": None if val_share == _SHARE else val_share,
+        "--test-share": None if test_share == _SHARE else test_share,
+    }  # fmt: skip
+    given = [word for option, value in options.items() if value is not None for word in (option, str(value))]
+    flags = [flag for flag, is_set in (("--base-to-new", base_to_new), ("--skip-unreadable", skip_unreadable)) if is_set]
+    command = shlex.join(["surefoot", "compare", data, "--methods", "flyp,arf", *given, *flags])
+    shared.console.print(f"Next: {escape(command)}", soft_wrap=True, highlight=False)
+
+
+def _captioner(name: str, prompt: str | None, device: torch.device, max_new_tokens: int, num_beams: int) -> Captioner | None:
+    """The captioner that looks at the images; None where the captions are there already."""
+    kind, _, given = name.partition(":")
+    if name == "data" or (kind == "csv" and given):
+        if prompt is not None:
+            raise SettingError(f"--captioner {name} takes no --prompt: its captions are written already. Leave the prompt out.")
+        if kind == "csv" and not Path(given).is_file():
+            raise MissingDataError(f"There is no file {given}. Give a CSV with the columns path and caption.")
+        return None
+    if name != "iconcap" and not (kind == "hf" and given):
+        looks = f"csv:{name}" if name.lower().endswith(".csv") else f"hf:{name}" if "/" in name or Path(name).is_dir() else None
+        raise unknown_name("captioner", name, [*KINDS, *([looks] if looks else [])])
+    return load_captioner(name, prompt=prompt, device=device, max_new_tokens=max_new_tokens, num_beams=num_beams)
+
+
+def _open(data: str, split_seed: int, val_share: float, test_share: float, skip_unreadable: bool, base: bool) -> Dataset:
+    """The data as training opens them, but without the anchors that lie there: damaged ones are made anew here."""
+    with shared.counting("reading images") as on_image:
+        found = load(data, seed=split_seed, val_share=val_share, test_share=test_share)
+        found = verified(found, skip_unreadable=skip_unreadable, on_image=on_image)
+    found = base_half(found) if base else found
+    shared.tell_notes(found)
+    return found
+
+
+def _caption(dataset: Dataset, name: str, captioner: Captioner | None, batch_size: int) -> tuple[str, list[str]]:
+    """Who speaks, and a caption for each training image."""
+    paths = dataset.split("train").paths
+    if captioner is None:
+        file = Path(name.partition(":")[2])
+        captions = captions_of_data(dataset) if name == "data" else captions_of_csv(file, dataset)
+        shared.console.print(f"{len(captions)} captions were read from {escape(name)}.", soft_wrap=True, highlight=False)
+        return ("data" if name == "data" else f"csv:{file.name}, content {digests([file])[0][:12]}"), captions
+    with _watched("captions", "images captioned") as on_done:
+        captions = caption_images(paths, captioner, cache_path(captioner.identity), batch_size=batch_size, on_done=on_done)
+    return captioner.identity, captions
+
+
+def _rewrite(captions: Sequence[str], rewriter: TransformersRewriter, batch_size: int) -> list[str]:
+    with _watched("rewriting", "captions rewritten") as on_done:
+        found, kept = rewrite_captions(captions, rewriter, cache_path(rewriter.identity), batch_size=batch_size, on_done=on_done)
+    if kept:
+        shared.errors.print(f"{kept} captions stayed as they were: the language model gave no answer.")
+    return found
+
+
+@contextmanager
+def _watched(what: str, done_what: str) -> Iterator[Callable[[int, int], None]]:
+    """A bar, and in the end how many were made and how many the cache held."""
+    seen: list[tuple[int, int]] = []
+    with shared.counting(what) as on_count:
+
+        def on_done(done: int, total: int) -> None:
+            seen.append((done, total))
+            on_count(done, total)
+
+        yield on_done
+    cached, total = seen[0]
+    shared.console.print(f"{total - cached} {done_what}, {cached} taken from the cache.", highlight=False)
+
+
+def _show(dataset: Dataset, captions: Sequence[str]) -> None:
+    paths = dataset.split("train").paths
+    table = Table(Column("image", overflow="fold"), "caption", box=box.SIMPLE_HEAD)
+    for row in dict.fromkeys(place * len(paths) // NUM_SHOWN for place in range(NUM_SHOWN)):
+        table.add_row(escape(dataset.written(paths[row]).encode("utf-8", "replace").decode()), escape(captions[row]))
+    shared.console.print(table)
