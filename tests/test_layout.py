@@ -16,7 +16,7 @@ ROWS = [
     ["losses", "weights", "metrics", "intervals", "robustness", "adapters", "layers", "hf_clip", "precision"],
     ["prompts", "model", "identity", "heads", "records", "data", "anchors"],
     ["objective", "methods"],
-    ["train", "protocols", "compare", "bundle", "predict", "advise", "tune"],
+    ["train", "protocols", "compare", "bundle", "soup", "predict", "advise", "tune"],
     ["job", "config", "report", "cli"],
 ]
 ORDER = {name: (row, place) for row, names in enumerate(ROWS) for place, name in enumerate(names)}

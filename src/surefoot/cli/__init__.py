@@ -25,6 +25,7 @@ from surefoot.cli.methods import methods
 from surefoot.cli.predict import predict
 from surefoot.cli.report import report
 from surefoot.cli.retrieve import retrieve
+from surefoot.cli.soup import soup
 from surefoot.cli.tune import tune
 from surefoot.errors import SurefootError
 
@@ -51,6 +52,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     tune: "surefoot tune photos --method flyp --trials 16 --out runs/tune",
     frontier: "surefoot frontier runs/iconshift --alphas 0,0.25,0.5,0.75,1",
     diff: "surefoot diff runs/iconshift:flyp@val runs/iconshift:tp_ft@val --on test,avg_shifts",
+    soup: "surefoot soup runs/iconshift:car_ft --greedy --out runs/soup",
     methods: "surefoot methods l2_sp",
     report: "surefoot report runs/iconshift",
 }

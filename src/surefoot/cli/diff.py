@@ -11,6 +11,7 @@ import typer
 from rich import box
 from rich.table import Table
 
+from surefoot import soup as soups
 from surefoot.cli import console as shared
 from surefoot.compare import difference
 from surefoot.errors import DataError, MissingDataError, SettingError, unknown_name
@@ -83,7 +84,8 @@ def compare_rows(a: Rows, b: Rows, columns: Sequence[str] | None) -> list[Differ
         raise DataError(f"{a.name} and {b.name} were measured on different data, so they cannot be paired image by image.")
     seeds = [sorted(e.seed for e in rows.evaluations) for rows in (a, b)]
     zero_shot = any(e.alpha == 0 for rows in (a, b) for e in rows.evaluations)  # it stands against any seed
-    if seeds[0] != seeds[1] and not zero_shot:
+    soup = any(e.method in soups.NAMES.values() for rows in (a, b) for e in rows.evaluations)  # one model made of all seeds
+    if seeds[0] != seeds[1] and not zero_shot and not soup:
         raise DataError(f"{a.name} has the seeds {seeds[0]} and {b.name} {seeds[1]}; run both with the same seeds.")
     common = [c for c in a.evaluations[0].accuracy if c in b.evaluations[0].accuracy]
     for column in columns or ():
