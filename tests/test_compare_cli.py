@@ -16,6 +16,7 @@ from surefoot import cli, compare, config, records
 from surefoot.compare import Comparison, Plan, choices, comparison, differences
 from surefoot.data import Dataset, open_dataset
 from surefoot.errors import SettingError
+from surefoot.identity import weights_hash
 from surefoot.model import ImageTextModel, load_model
 from surefoot.objective import Method
 from surefoot.protocols import Judge

@@ -219,10 +219,10 @@ def test_scale_may_be_a_tensor_and_the_loss_keeps_the_dtype(loss) -> None:
 
 
 @CONTEXT_LOSSES
-@pytest.mark.parametrize("reference", [(4, 4), (5, 3), (4,)])
-def test_features_of_other_batches_are_an_error(loss, reference: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(("image", "reference"), [((5, 4), (4, 4)), ((5, 4), (5, 3)), ((5, 4), (4,)), ((4,), (4,)), ((5, 4, 1), (5, 4, 1))])
+def test_features_of_other_batches_are_an_error(loss, image: tuple[int, ...], reference: tuple[int, ...]) -> None:
     with pytest.raises(SettingError, match=rf"{loss.__name__} was given image features .*Both must be \[B, D\].*Encode the same batch"):
-        loss(torch.ones(5, 4), torch.ones(reference), torch.ones(3, 4), 1.0)
+        loss(torch.ones(image), torch.ones(reference), torch.ones(3, 4), 1.0)
 
 
 @CONTEXT_LOSSES

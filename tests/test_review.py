@@ -19,6 +19,7 @@ from surefoot.bundle import load_bundle, save_bundle
 from surefoot.compare import Comparison, Plan, comparison, conclusions
 from surefoot.data import Dataset, Split, open_dataset
 from surefoot.errors import DataError, SettingError, TrainingError
+from surefoot.identity import weights_hash
 from surefoot.job import DataOptions, Job
 from surefoot.methods import get, wise_ft
 from surefoot.model import ImageTextModel

@@ -1,8 +1,8 @@
 """Results as JSON lines: written as they arise, read by tables, plots and the report, and by nothing else.
 
 One line is one evaluation of one set of weights (`Evaluation`), one run of training (`Trained`), one choice, one paired difference,
-one reference model (`Reference`) and what follows from them (`Robustness`), one image of the gallery (`Example`) or what the data are
-(`Described`). What was answered to every image stands beside the evaluation in
+one point of a curve beside a run's frontier (`Curve`), one reference model (`Reference`) and what follows from them (`Robustness`), one
+image of the gallery (`Example`) or what the data are (`Described`). What was answered to every image stands beside the evaluation in
 a compressed array (`answers`), so that any two records can be compared image by image later.
 """
 
@@ -141,6 +141,25 @@ class Example:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Anchored:
+    """One training image with its anchors: a generated caption, a retrieved image-text pair, or both; "" for what it has not.
+
+    `image` and `pair_image` are small pictures, relative to the records' folder; `runs` as in `Difference`.
+    """
+
+    image: str
+    label: str
+    caption: str = ""
+    captioner: str = ""
+    pair_image: str = ""
+    pair_text: str = ""
+    pool: str = ""
+    path: str = ""
+    runs: str = ""
+    kind: str = "anchored"
+
+
+@dataclass(frozen=True, kw_only=True)
 class Difference:
     """Accuracy of `a` minus that of `b` on one evaluation set, with a paired bootstrap interval; `undecided` when it holds 0.
 
@@ -162,6 +181,27 @@ class Difference:
     @property
     def undecided(self) -> bool:
         return self.low <= 0 <= self.high
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """One point of a curve beside a run's frontier: what would have come of another way from the zero-shot model to the fine-tuned one.
+
+    `along` is "outputs" (an ensemble of the outputs of both models), "epochs" (the weights after an epoch of the last stage) or "fisher"
+    (the Fisher-weighted merge of both); `at` is alpha, as in `Evaluation`, or the epoch. `accuracy` and `provenance` as in `Evaluation`;
+    `settings_hash` is that of the run, `made_with` what else the curve depends on.
+    """
+
+    method: str
+    seed: int
+    settings_hash: str
+    along: str
+    at: float
+    dataset: str
+    accuracy: Mapping[str, float]
+    made_with: Mapping[str, Any] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = "curve"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -222,7 +262,7 @@ class Robustness:
     kind: str = "robustness"
 
 
-Record = Evaluation | Trained | Described | Difference | Choice | Example | Reference | Robustness
+Record = Evaluation | Trained | Described | Difference | Choice | Example | Anchored | Reference | Robustness | Curve
 _KINDS: dict[str, type[Record]] = {
     "evaluation": Evaluation,
     "trained": Trained,
@@ -230,8 +270,10 @@ _KINDS: dict[str, type[Record]] = {
     "difference": Difference,
     "choice": Choice,
     "example": Example,
+    "anchored": Anchored,
     "reference": Reference,
     "robustness": Robustness,
+    "curve": Curve,
 }
 
 

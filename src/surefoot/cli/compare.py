@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -18,6 +18,7 @@ from surefoot.cli.recipe import resolve
 from surefoot.cli.report import COMMAND, write_report
 from surefoot.cli.tune import Space, tuned_plan
 from surefoot.compare import Comparison, Plan
+from surefoot.compare.curves import kinds_of
 from surefoot.data import Dataset
 from surefoot.data.subsets import few_shot
 from surefoot.job import DataOptions, Job
@@ -30,6 +31,12 @@ Seeds = Annotated[str | None, typer.Option(help="Comma-separated numbers, such a
 Shots = Annotated[str | None, typer.Option(help="Few-shot: images a class, such as 4 or 1,2,4,8,16; a new draw for each seed.")]
 References = Annotated[
     str | None, typer.Option(help="Shares of the training images for models from scratch, such as 0.1,0.25,0.5,1: effective robustness.")
+]
+Curves = Annotated[
+    str | None,
+    typer.Option(
+        help="Draw beside each frontier, at a cost in time: outputs, epochs, fisher, comma-separated, or 'all'.", show_default=False
+    ),
 ]
 Trials = Annotated[
     int | None,
@@ -50,6 +57,7 @@ def compare(
     anchors: shared.Anchors = None,
     corruptions: shared.Corruptions = None,
     references: References = None,
+    curves: Curves = None,
     trials: Trials = None,
     space: Space = None,
     precision: shared.PrecisionOption = None,
@@ -65,6 +73,7 @@ def compare(
     pick_device(device)
     if trials is not None:
         require_optuna()
+    kinds = kinds_of(shared.names(curves) or ())
     counts = list(dict.fromkeys(shared.numbers(shots, "--shots") or ()))
     shares = None if references is None else shared.fractions(references, "--references")
     options = DataOptions(
@@ -74,18 +83,19 @@ def compare(
     given = {"model": model, "precision": precision, "methods": shared.names(methods), "seeds": shared.numbers(seeds, "--seeds")}
     settings = resolve(data, recipe, set_, **given, shots=min(counts, default=None), corruptions=corruptions, references=shares)
     job = Job(data=options, model=settings.model, precision=settings.precision, plan=settings.plan, device=device)
-    with shared.counting("reading images") as on_image:
-        dataset = options.open(on_image)
-    shared.tell_notes(dataset)
+    dataset = shared.opened(options)
     if methods == "all":
         job = replace(job, plan=possible(job.plan, dataset))
-    for count in counts:  # all of them before the first hour is spent on one
+    for own, folder in _parts(job, dataset, out, counts):
+        run(own if trials is None else replace(own, plan=tuned_plan(own, dataset, folder, trials, space)), dataset, folder, kinds)
+
+
+def _parts(job: Job, dataset: Dataset, out: Path, counts: Sequence[int]) -> list[tuple[Job, Path]]:
+    """The job itself, or one for each number of shots in a folder of its own; none begins before all are known to be possible."""
+    for count in counts:
         few_shot(dataset, count, seed=0)
-    plans = [replace(job.plan, shots=count) for count in counts] or [job.plan]
-    for plan in plans:
-        folder = out / f"shots-{plan.shots}" if len(plans) > 1 else out
-        own = replace(job, plan=plan)
-        run(own if trials is None else replace(own, plan=tuned_plan(own, dataset, folder, trials, space)), dataset, folder)
+    jobs = [replace(job, plan=replace(job.plan, shots=count)) for count in counts] or [job]
+    return [(own, out / f"shots-{own.plan.shots}" if len(jobs) > 1 else out) for own in jobs]
 
 
 def possible(plan: Plan, dataset: Dataset) -> Plan:
@@ -99,16 +109,18 @@ def possible(plan: Plan, dataset: Dataset) -> Plan:
     return replace(plan, methods=tuple(kept))
 
 
-def run(job: Job, dataset: Dataset, folder: Path) -> None:
+def run(job: Job, dataset: Dataset, folder: Path, curves: Sequence[str] = ()) -> None:
     """Carry a job out into a folder and write its report."""
-    carry_out(job, dataset, folder)
+    carry_out(job, dataset, folder, curves=curves)
     write_report(folder)
 
 
-def carry_out(job: Job, dataset: Dataset, folder: Path, files: Mapping[str, str] | None = None) -> Comparison:
+def carry_out(
+    job: Job, dataset: Dataset, folder: Path, files: Mapping[str, str] | None = None, *, curves: Sequence[str] = ()
+) -> Comparison:
     """Train and judge with a display; `files` are written into the folder as soon as nothing is wrong with the job."""
     display = Display()
-    comparison = Comparison(job.load_model(), dataset, job.plan, folder, display)
+    comparison = Comparison(job.load_model(), dataset, job.plan, folder, display, curves=curves)
     display.begin(comparison)
     job.save(folder)
     for name, content in {COMMAND: "surefoot " + shlex.join(sys.argv[1:]) + "\n", **(files or {})}.items():

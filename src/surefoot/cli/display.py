@@ -70,6 +70,13 @@ class Display(Watcher):
             self.total += TRAINING_COST * trained + judged
             self.progress.update(self.task, total=self.total, description=f"reference {share:g} ({number} of {total})")
 
+    def curve(self, method: str, seed: int, along: str, *, training: bool, images: int) -> None:
+        self.expected = training_work(self.plan, method, self.num_train[seed]) if training else 0
+        if self.task is not None:
+            self.total += images + self.expected
+            again = ", trained again for its epochs" if training else ""
+            self.progress.update(self.task, total=self.total, description=f"{method}, seed {seed}: curve of {along}{again}")
+
     def judged(self, num_images: int) -> None:
         if self.task is not None:
             self.progress.advance(self.task, num_images)

@@ -10,39 +10,39 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from rich.markup import escape
-from safetensors import safe_open
-from torch import Tensor
 
 from surefoot import records
 from surefoot import soup as soups
-from surefoot.bundle import save_bundle
+from surefoot.bundle import CARD, save_bundle
 from surefoot.cli import console as shared
 from surefoot.cli.report import COMMAND, write_report
 from surefoot.compare import choices, differences, evaluation
 from surefoot.data import Dataset
 from surefoot.errors import DataError, MissingDataError, SettingError, unknown_name
-from surefoot.heads import LinearHead
 from surefoot.identity import weights_hash
+from surefoot.job import FILE as JOB
 from surefoot.job import Job
 from surefoot.methods import get, wise_ft
-from surefoot.model import ImageTextModel
+from surefoot.model import ImageTextModel, pick_device
 from surefoot.objective import Method
 from surefoot.protocols import Judge, Member, Outcome
-from surefoot.report.runs import collect
+from surefoot.report.runs import Runs, collect
 from surefoot.soup import Ingredient
-from surefoot.train import State, part, start_state, text_head
-from surefoot.train.validate import Validation
+from surefoot.train import State, start_state
 
-Runs = Annotated[list[str], typer.Argument(help="Folders of runs: FOLDER for all, FOLDER:METHOD for its seeds, FOLDER:METHOD@seed1.")]
+Given = Annotated[
+    list[str],
+    typer.Argument(metavar="RUNS...", help="FOLDER (all runs of its report), FOLDER:METHOD, FOLDER:METHOD@seed1, or a weights file."),
+]
 Greedy = Annotated[bool, typer.Option("--greedy", help="Add a run only if ID validation does not get worse; all runs otherwise.")]
 Alphas = Annotated[str, typer.Option(help="WiSE-FT's coefficients on top of the soup; 0 and 1 are added.")]
+Conclusion = records.Choice | records.Difference | records.Example | records.Anchored | records.Robustness
 
 
 def soup(
-    runs: Runs,
+    runs: Given,
     out: shared.Out = Path("runs/soup"),
     greedy: Greedy = False,
     alphas: Alphas = "0,0.1,0.2,0.3,0.4,0.5,0.6,0.7,0.8,0.9,1",
@@ -50,121 +50,187 @@ def soup(
 ) -> None:
     """Average the weights of finished runs, and judge the soup on everything; OUT/model is the classifier."""
     shared.check_folder(out)
+    pick_device(device)
     coefficients = sorted({0.0, 1.0, *shared.fractions(alphas, "--alphas")})
     if not 0 <= coefficients[0] <= coefficients[-1] <= 1:
         raise SettingError(f"--alphas is '{alphas}'; every one must be in 0..1.")
-    ingredients = [one for text in runs for one in ingredients_of(text)]
-    ingredients = list({one.path.absolute(): one for one in ingredients}.values())  # a run named twice counts once
+    ingredients = list({one.path.name: one for text in runs for one in ingredients_of(text)}.values())  # a run given twice counts once
     soups.check(ingredients)
-    job = replace(Job.of(Path(runs[0].partition(":")[0])), device=device)
-    dataset, model = shared.opened(job.data), job.load_model()
-    origin = {"data": dataset.fingerprint(), "weights": weights_hash(model)}
-    if (origin["data"], origin["weights"]) != ingredients[0].origin:
-        raise DataError(
-            f"The data or the model of {ingredients[0].name} have changed since it was trained. Compare again, then make the soup."
-        )
-    start = start_state(model, dataset)
-    state, kept = _made(ingredients, model, dataset, greedy=greedy)
-    method = soups.method_of(kept, is_greedy=greedy)
-    settings = soups.settings_of(ingredients, kept, is_greedy=greedy) | {"model": model.name, "precision": model.precision}
-    shared.console.print(f"In the soup: {escape('; '.join(one.name for one in kept))}.", soft_wrap=True, highlight=False)
-    _record(out, dataset, method, settings, _judged(model, dataset, start, method, state, coefficients), records.provenance() | origin)
-    save_bundle(out / "model", model, state, dataset, method, 1.0, settings=settings, seed=0, **origin)
-    (out / COMMAND).write_text("surefoot " + shlex.join(sys.argv[1:]) + "\n", encoding="utf-8")
+    first = ingredients[0]
+    _check_out(out, first)
+    if not _is_finished(out, soups.settings_of(ingredients, ingredients, is_greedy=greedy), coefficients):
+        job = replace(Job.of(first.folder), model=first.settings["model"], precision=first.settings["precision"], device=device)
+        dataset, model = _opened(job, first)
+        start = start_state(model, dataset)
+        state, kept = _made(ingredients, model, dataset, is_greedy=greedy)
+        method, settings = soups.method_of(kept, is_greedy=greedy), soups.settings_of(ingredients, kept, is_greedy=greedy)
+        outcomes = _judged(model, dataset, start, method, state, coefficients, job.plan.corruptions)
+        rows = soups.validation_rows(dataset, ingredients)
+        _record(out, dataset, settings, {alpha: _with_val(outcome, rows) for alpha, outcome in outcomes.items()}, first.origin)
+        save_bundle(out / "model", model, state, dataset, method, 1.0, seed=0, settings=settings, **records.provenance(), **first.origin)
+        if not (out / JOB).is_file():  # the command of a comparison that stands there is the one to repeat
+            (out / COMMAND).write_text("surefoot " + shlex.join(sys.argv[1:]) + "\n", encoding="utf-8")
     write_report(out)
 
 
 def ingredients_of(text: str) -> list[Ingredient]:
-    """The finished runs that FOLDER, FOLDER:METHOD or FOLDER:METHOD@seedN names.
+    """The finished runs that FOLDER, FOLDER:METHOD, FOLDER:METHOD@seedN or the path of a weights file names.
+
+    Of a folder they are the runs that its report shows; an earlier one, under other settings, is named by its file.
 
     Raises:
         MissingDataError: no results there, or no weights of a run.
         UnknownNameError: no such method.
-        SettingError: no such seed.
+        SettingError: no such seed, or a soup.
     """
-    place, _, row = (text, "", "") if Path(text).is_dir() else text.rpartition(":")
-    folder, (name, _, seed) = Path(place), row.partition("@")
-    if not (folder / records.FILE).is_file():
-        raise MissingDataError(f"There are no results in {folder}. Give a folder that 'surefoot compare' or 'surefoot fit' wrote.")
-    found, plan = collect(records.read(folder)), Job.of(folder).plan
-    if name and name not in found.methods:
-        raise unknown_name(f"method in {folder}", name, found.methods)
-    made = []
-    for (method, number), run in found.runs.items():
-        if method == "zero_shot" or (name and name != method) or (seed and seed != f"seed{number}"):
-            continue
-        end = run.points.get(1.0)
-        paths = [path for path in (folder / "weights").glob(f"{method}-seed{number}-*.safetensors") if _settings(path) == run.settings_hash]
-        if end is None or not paths:
-            raise MissingDataError(f"{folder} has no weights of {method}, seed {number}, any more. Run its comparison again.")
-        origin = (str(end.provenance.get("data")), str(end.provenance.get("weights")))
-        one = Ingredient(
-            name=f"{folder}:{method}, seed {number}", method=plan.method_of(method), seed=number, settings_hash=run.settings_hash,
-            path=paths[0], val=end.accuracy["val"], origin=origin,
-        )  # fmt: skip
-        made.append(one)
-    if not made:
-        raise SettingError(f"'{text}' names no run. {folder} has the methods {', '.join(found.methods)}.")
-    return made
+    if text.endswith(".safetensors") and Path(text).is_file():
+        return [_of_file(Path(text))]
+    folder, row = _split(text)
+    found = collect(records.read(folder))
+    name, _, seed = row.partition("@seed")
+    if name in soups.NAMES.values():
+        raise SettingError(f"'{text}' is a soup, a mean already. Name the runs that it was made of.")
+    known = [method for method in found.methods if method not in soups.NAMES.values()]
+    if name and name not in known:
+        raise unknown_name(f"method in {folder}", name, known)
+    wanted = [(method, number) for method, number in found.runs if method in ([name] if name else known)]
+    chosen = [key for key in wanted if not seed or seed == str(key[1])]
+    points = [found.runs[key].points[1.0] for key in chosen if 1.0 in found.runs[key].points]
+    if not points:
+        there = ", ".join(f"{method}@seed{number}" for method, number in wanted) or "none that is finished"
+        raise SettingError(f"'{text}' names no run. Runs in {folder}: {there}.")
+    names = found.described.class_names["seen"] if found.described else ()
+    return [Ingredient.of(folder, point, names) for point in points]
 
 
-def _settings(path: Path) -> str:
-    """The hash of the settings that stand in a weights file."""
-    with safe_open(path, framework="pt") as stored:
-        return records.settings_hash(json.loads((stored.metadata() or {}).get("settings", "null")))
+def _split(text: str) -> tuple[Path, str]:
+    """The folder of results, and what stands behind its colon; both may hold colons themselves."""
+    for place in [len(text), *(place for place, letter in enumerate(text) if letter == ":")]:
+        if (Path(text[:place]) / records.FILE).is_file():
+            return Path(text[:place]), text[place + 1 :]
+    named = text if Path(text).exists() else text.rpartition(":")[0] or text
+    raise MissingDataError(f"There are no results in {named}. Give a folder that 'surefoot compare' or 'surefoot fit' wrote.")
 
 
-def _made(ingredients: Sequence[Ingredient], model: ImageTextModel, dataset: Dataset, *, greedy: bool) -> tuple[State, list[Ingredient]]:
-    """The soup and what is in it."""
-    if not greedy:
-        return soups.uniform(ingredients), list(ingredients)
-    validation = Validation(model, dataset, "accuracy")
-    device = next(model.parameters()).device
+def _of_file(path: Path) -> Ingredient:
+    """The run whose weights a file holds, also one whose place in the report another run has taken."""
+    folder = path.parent.parent
+    stored = list(records.read(folder))
+    for record in stored:
+        if isinstance(record, records.Evaluation) and soups.weights_file(folder, record).name == path.name:
+            described = [r for r in stored if isinstance(r, records.Described) and r.dataset == record.dataset]
+            return Ingredient.of(folder, record, described[-1].class_names["seen"] if described else ())
+    raise MissingDataError(f"{folder} has no record of a run whose weights are {path}. Give a file that 'surefoot compare' wrote.")
 
-    def score(state: Mapping[str, Tensor]) -> float:
-        model.load_weights(part(state, "model"))
-        if ingredients[0].method.predict == "text":
-            head = text_head(model, dataset)
-        else:
-            head = LinearHead(torch.zeros_like(state["head.weight"]), 1.0)
-            head.load_state_dict(part(state, "head"))
-        return validation.score(head.to(device), validation.features()).value
 
-    with shared.counting("tasting runs") as on_done:
-        return soups.greedy(ingredients, score, on_done)
+def _standing(out: Path) -> Runs | None:
+    """What the report of a folder shows; None where nothing was evaluated yet."""
+    stored = list(records.read(out))
+    return collect(stored) if any(isinstance(record, records.Evaluation) for record in stored) else None
+
+
+def _card(out: Path) -> Mapping[str, Any]:
+    path = out / "model" / CARD
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _check_out(out: Path, first: Ingredient) -> None:
+    """Whether the soup can stand in a folder without taking the place of something else.
+
+    Raises:
+        SettingError: a classifier that is no soup is there.
+        DataError: results on other data or of another pre-trained model are there.
+    """
+    card, standing = _card(out), _standing(out)
+    if card and card["method"] not in soups.NAMES.values():
+        raise SettingError(f"{out / 'model'} holds a classifier of {card['method']}, which stays. Give another folder by --out.")
+    for record in standing.evaluations() if standing else ():
+        if any(record.provenance.get(key) != value for key, value in first.origin.items()):
+            raise DataError(f"{out} holds results on other data than {first.name}, or of another model. Give another folder by --out.")
+
+
+def _is_finished(out: Path, settings: Mapping[str, Any], alphas: Sequence[float]) -> bool:
+    """Whether the same soup was judged at all these alphas, and is the classifier that stands there."""
+    standing = _standing(out)
+    run = standing.runs.get((settings["method"], 0)) if standing else None
+    if run is None or not set(alphas) <= run.points.keys():
+        return False
+    whole = all((out / point.answers).is_file() for point in run.points.values())
+    made = run.points[1.0].settings
+    same = all(made.get(key) == value for key, value in settings.items() if key != "ingredients")  # a greedy soup keeps some
+    return whole and same and _card(out).get("origin", {}).get("settings") == made
+
+
+def _opened(job: Job, first: Ingredient) -> tuple[Dataset, ImageTextModel]:
+    """Data and pre-trained model of the runs, as they were.
+
+    Raises:
+        DataError: one of them has changed.
+    """
+    dataset, model = shared.opened(job.data), job.load_model()
+    for what, now, then in (("data", dataset.fingerprint(), first.origin["data"]), ("model", weights_hash(model), first.origin["weights"])):
+        if now != then:
+            raise DataError(f"The {what} of {first.name} changed since it was trained ({then} then, {now} now). Run its comparison again.")
+    return dataset, model
+
+
+def _made(ingredients: Sequence[Ingredient], model: ImageTextModel, dataset: Dataset, *, is_greedy: bool) -> tuple[State, list[Ingredient]]:
+    """The soup and what is in it, which is told."""
+    if is_greedy:
+        with shared.counting("tasting soups") as on_done:
+            state, kept = soups.greedy(ingredients, soups.scorer(model, dataset, ingredients), on_done)
+    else:
+        state, kept = soups.uniform(ingredients), list(ingredients)
+    left = [one.name for one in ingredients if one not in kept]
+    shared.console.print(f"In the soup: {escape('; '.join(one.name for one in kept))}.", soft_wrap=True, highlight=False)
+    if left:
+        shared.console.print(f"Left out, since ID validation got worse: {escape('; '.join(left))}.", soft_wrap=True, highlight=False)
+    return state, kept
 
 
 def _judged(
-    model: ImageTextModel, dataset: Dataset, start: State, method: Method, state: State, alphas: Sequence[float]
+    model: ImageTextModel, dataset: Dataset, start: State, method: Method, state: State, alphas: Sequence[float], corruptions: bool | None
 ) -> dict[float, Outcome]:
-    """The soup at every alpha; 0 is the zero-shot model."""
+    """The soup at every alpha, in one pass over the images; 0 is the zero-shot model."""
+    above = [alpha for alpha in alphas if alpha > 0]
     with shared.bar() as progress:
         task = progress.add_task("images", total=None)
-        judge = Judge(model, dataset, start, on_images=lambda number: progress.advance(task, number))
-        progress.update(task, total=len(alphas) * judge.num_images)
-        above = [alpha for alpha in alphas if alpha > 0]
+        judge = Judge(model, dataset, start, None, corruptions, on_images=lambda number: progress.advance(task, number))
+        progress.update(task, total=(1 + len(above) * ("visual" in method.trains)) * judge.num_images)
         members = [Member(method, lambda alpha=alpha: wise_ft(start, state, alpha)) for alpha in above]  # type: ignore[misc]
         zero, *others = judge.judge_all([Member.of(get("zero_shot"), start), *members])
     return {0.0: zero, **dict(zip(above, others, strict=True))}
 
 
-def _record(
-    out: Path, dataset: Dataset, method: Method, settings: Mapping[str, Any], outcomes: Mapping[float, Outcome], origin: Mapping[str, Any]
-) -> None:
-    """Evaluations of the zero-shot model and of the soup, and what follows from them."""
-    names = {"seen": dataset.class_names} | {split.name: split.class_names for split in dataset.unseen}
-    sizes = {name: len(split) for name, split in dataset.splits.items()}
-    records.append(
-        out, records.Described(dataset=dataset.name, class_names=names, num_images=sizes, templates=dataset.templates, notes=dataset.notes)
-    )
-    zero = {key: settings[key] for key in ("model", "precision")} | {"method": "zero_shot"}
-    rows = [("zero_shot", 0.0, zero), *((method.name, alpha, dict(settings)) for alpha in outcomes)]
-    found = [evaluation(out, dataset.name, name, 0, alpha, given, outcomes[alpha], origin) for name, alpha, given in rows]
-    for record in found:
-        records.append(out, record)
+def _with_val(outcome: Outcome, rows: Sequence[int]) -> Outcome:
+    """Of few-shot runs only the validation images of their own draws may choose alpha."""
+    return Outcome({**outcome.answers, "val": outcome.answers["val"].rows(rows)})
+
+
+def _record(out: Path, dataset: Dataset, settings: Mapping[str, Any], outcomes: Mapping[float, Outcome], origin: Mapping[str, str]) -> None:
+    """Evaluations of the zero-shot model and of the soup, and what follows from them and from what else stands in the folder."""
+    before = _standing(out)
+    name, provenance = before.dataset if before else dataset.name, records.provenance() | dict(origin)
+    if before is None or before.described is None:
+        names = {"seen": dataset.class_names} | {split.name: split.class_names for split in dataset.unseen}
+        sizes = {split: len(images) for split, images in dataset.splits.items()}
+        notes, templates = dataset.notes, dataset.templates
+        records.append(out, records.Described(dataset=name, class_names=names, num_images=sizes, templates=templates, notes=notes))
+    zero = {"method": "zero_shot", "model": settings["model"], "precision": settings["precision"]}
+    rows = [(settings["method"], alpha, settings) for alpha in outcomes]
+    if before is None or ("zero_shot", 0) not in before.runs:
+        rows = [("zero_shot", 0.0, zero), *rows]
+    for method, alpha, given in rows:
+        records.append(out, evaluation(out, name, method, 0, alpha, given, outcomes[alpha], provenance))
+    _conclude(out, before)
+
+
+def _conclude(out: Path, before: Runs | None) -> None:
+    """Choices and differences of all that stands in the folder; what a comparison showed there besides is kept beside them."""
+    found = list(collect(records.read(out)).evaluations())
     chosen = choices(found, out)
-    mark = found[-1].settings_hash
-    for choice in chosen:
-        records.append(out, replace(choice, runs=mark))
-    for difference in differences(found, out, chosen):
-        records.append(out, replace(difference, runs=mark))
+    made: list[Conclusion] = [*chosen, *differences(found, out, chosen)]
+    made += [*before.examples, *before.anchored, *before.robustness.values()] if before else []
+    runs = records.settings_hash({"runs": sorted((r.method, r.seed, r.alpha, r.settings_hash, str(r.provenance)) for r in found)})
+    for conclusion in made:
+        records.append(out, replace(conclusion, runs=runs))

@@ -14,6 +14,7 @@ from safetensors import SafetensorError, safe_open
 
 from surefoot import records
 from surefoot.compare import conclusions, gallery
+from surefoot.compare.curves import Curves, Run, Source, kinds_of
 from surefoot.compare.plan import Plan, Watcher, reference_problems
 from surefoot.compare.references import References, robustness
 from surefoot.data.images import Budget, Images
@@ -41,6 +42,7 @@ class Comparison:
         plan: methods, seeds, alphas and settings.
         folder: records.jsonl, answers/, weights/ and gallery/ go here; runs that are finished there are not run again.
         watcher: hears of the progress.
+        curves: which curves are drawn beside each frontier, of `curves.KINDS`; each costs time.
 
     Raises:
         SettingError: settings that do not fit method, model or data, all of them together; nothing is written.
@@ -48,7 +50,16 @@ class Comparison:
         TrainingError: no room on the disk; nothing is written.
     """
 
-    def __init__(self, model: ImageTextModel, dataset: Dataset, plan: Plan, folder: Path, watcher: Watcher | None = None) -> None:
+    def __init__(
+        self,
+        model: ImageTextModel,
+        dataset: Dataset,
+        plan: Plan,
+        folder: Path,
+        watcher: Watcher | None = None,
+        *,
+        curves: Sequence[str] = (),
+    ) -> None:
         self.model, self.plan, self.folder = model, plan, folder
         self.watcher = watcher or Watcher()
         self.data_of = {seed: dataset if plan.shots is None else few_shot(dataset, plan.shots, seed=seed) for seed in plan.seeds}
@@ -57,6 +68,7 @@ class Comparison:
         stored = [r for r in records.read(folder) if isinstance(r, records.Evaluation)]
         self.dataset = _called_as_before(dataset, self.provenance["data"], stored, folder)
         self.references = References(model, self.dataset, plan, folder, self.provenance)
+        self.curves = Curves(kinds_of(curves), plan, self.dataset.name, folder, self.provenance)
         self._check_room()
         self.start = start_state(model, dataset)
         self.budget = Budget()
@@ -133,7 +145,25 @@ class Comparison:
             for alpha in missing:
                 outcome = self._with_val_of(seed, outcomes[alpha])
                 self._add(self._key(method.name, seed, alpha, settings), settings, outcome, seconds)
-        return [self._tell(self._key(method.name, seed, alpha, settings)) for alpha in self.plan.all_alphas]
+        found = [self._tell(self._key(method.name, seed, alpha, settings)) for alpha in self.plan.all_alphas]
+        self._draw(self._run_of(method, training), found)
+        return found
+
+    def _draw(self, run: Run, found: Sequence[records.Evaluation]) -> None:
+        """The curves beside the frontier of a run; `found` are its evaluations, from alpha 0 to alpha 1."""
+        method, training, resume = run.method, run.training, run.weights.with_suffix(".again.resume")
+        source = Source(
+            state=lambda: self.trained(method, training)[0],
+            again=lambda: self._fit(run, resume),
+            own=lambda outcome: self._with_val_of(training.seed, outcome),
+            ends={0.0: found[0].accuracy, 1.0: found[-1].accuracy},
+        )
+        self.curves.draw(run, self.judge, source, self.watcher)
+        resume.unlink(missing_ok=True)
+
+    def _run_of(self, method: Method, training: Training) -> Run:
+        settings_hash = records.settings_hash(self.settings(method, training))
+        return Run(method, training, settings_hash, self.data_of[training.seed], self.weights_path(method, training))
 
     def _judge(self, method: Method, end: State, alphas: Sequence[float]) -> list[Outcome]:
         """One pass over the images for all alphas."""
@@ -155,8 +185,7 @@ class Comparison:
         settings = self.settings(method, training)
         path = self.weights_path(method, training)
         if not path.is_file():
-            self.model.load_weights(part(self.start, "model"))
-            fitted = self._fit(method, training, path.with_suffix(".resume"))
+            fitted = self._fit(self._run_of(method, training), path.with_suffix(".resume"))
             record = _trained_record(method, training, settings, fitted)
             write(path, fitted.state, {"settings": json.dumps(settings), "trained": json.dumps(vars(record))})
         path.with_suffix(".resume").unlink(missing_ok=True)  # also that of a run that was killed after its weights were written
@@ -170,14 +199,14 @@ class Comparison:
             records.append(self.folder, record)
         return state, record.seconds
 
-    def _fit(self, method: Method, training: Training, resume: Path) -> Fitted:
-        data = self.data_of[training.seed]
-        paths = data.split("train").paths
+    def _fit(self, run: Run, resume: Path) -> Fitted:
+        self.model.load_weights(part(self.start, "model"))
+        paths = run.data.split("train").paths
         if paths not in self.images:
             self.images[paths] = Images(paths, self.model.preprocess_train, random=True, budget=self.budget)
         return fit(
-            method, self.model, data, training, start=self.start, images=self.images[paths], budget=self.budget,
-            on_step=self.watcher.step, resume=resume,
+            run.method, self.model, run.data, run.training, start=self.start, images=self.images[paths], budget=self.budget,
+            on_step=self.watcher.step, on_epoch=self.curves.recorder(run, self.start), resume=resume,
         )  # fmt: skip
 
     def _check_room(self) -> None:
@@ -185,7 +214,9 @@ class Comparison:
         runs = [(self.plan.method_of(name), self.plan.training_of(name, seed)) for name in self.plan.tuned for seed in self.plan.seeds]
         untrained = sum(not self.weights_path(*run).is_file() for run in runs)
         size = sum(tensor.numel() * tensor.element_size() for tensor in self.model.state_dict().values())
-        check_room(self.folder, size * (untrained + 5) if untrained or self.references.missing(self.dataset.splits) else 0)
+        epochs = self.curves.room([self._run_of(*run) for run in runs], size)
+        anew = untrained or epochs or self.references.missing(self.dataset.splits)
+        check_room(self.folder, size * (untrained + 5) + epochs if anew else 0)
 
     def _key(self, method: str, seed: int, alpha: float, settings: Mapping[str, Any]) -> Key:
         return (method, seed, alpha, records.settings_hash(settings), self.provenance["data"], self.provenance["weights"])
@@ -215,6 +246,8 @@ class Comparison:
         new += [replace(one, runs=runs) for one in robustness(found, chosen, references)]
         if best := conclusions.best(found, chosen):
             new += gallery.examples(self.folder, self.dataset, f"{best.method} + WiSE-FT (ID val.)", best, self.zero, runs)
+        if any({"caption", "anchor_image"} & self.plan.method_of(name).needs for name in self.plan.methods):
+            new += gallery.anchored(self.folder, self.dataset, runs)
         if list(records.read(self.folder))[-len(new) :] != new:
             for record in new:
                 records.append(self.folder, record)

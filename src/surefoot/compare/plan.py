@@ -75,6 +75,9 @@ class Watcher:
     def reference(self, share: float, number: int, total: int, *, trained: int, judged: int) -> None:
         """Reference `number` of `total` begins, on a share of the training images: how many images its steps and its evaluation take."""
 
+    def curve(self, method: str, seed: int, along: str, *, training: bool, images: int) -> None:
+        """A curve beside a run's frontier begins: whether the run must be trained again for it, and how many images must be judged."""
+
     def step(self, step: Step) -> None:
         """A training step is done."""
 

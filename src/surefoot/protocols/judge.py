@@ -98,21 +98,56 @@ class Judge:
         classes are always answered by the model's own text tower. Context recognition swaps the image tower only ("context"), or both
         ("context_own"). Members whose image tower did not move share the zero-shot model's features, which are the same.
         """
+        found: list[dict[str, list[Answers]]] = [{} for _ in members]
         with torch.inference_mode():
-            moved = [number for number, member in enumerate(members) if "visual" in member.method.trains]
-            found: list[dict[str, list[Answers]]] = [{} for _ in members]
-            if moved or not self._start_features:
-                self._encode({number: members[number] for number in moved}, found)
-            for number, member in enumerate(members):
-                if number not in moved:
-                    heads = self._heads(member.method, member.state())
-                    for name, batches in self._start_features.items():
-                        for place, features in enumerate(batches):
-                            _add(found[number], self._answers(name, place, features.to(self.device), features, heads))
-        return [Outcome({name: Answers.joined(parts) for name, parts in one.items()}) for one in found]
+            for one in self._pass(members):
+                _add(found[one.number], self._answers(one, self._logits(one.name, one.features, one.heads)))
+        return [_outcome(one) for one in found]
 
-    def _encode(self, moved: Mapping[int, Member], found: Sequence[dict[str, list[Answers]]]) -> None:
-        """Add the answers of the members whose image tower moved to `found`, and keep theta_0's features if they are not known yet.
+    def ensembles(self, method: Method, state: Mapping[str, Tensor], alphas: Sequence[float]) -> list[Outcome]:
+        """Evaluate output-space ensembles of theta_0 and one set of weights theta_1, all in one pass over the images by theta_1.
+
+            z_alpha(x) = (1 - alpha) z(x; theta_0) + alpha z(x; theta_1)
+
+        z are the logits of all that answers: theta_0's are those of the zero-shot model, the scale of each model is part of its own.
+
+        Args:
+            method: where theta_1 comes from; its trained head or its text head answers, as in `judge`.
+            state: theta_1.
+            alphas: weights of theta_1, in 0..1.
+
+        Returns:
+            An outcome for each alpha.
+
+        Relations: alpha 0 is the zero-shot model and alpha 1 is theta_1, exactly. For a linear head on a frozen tower the same as WiSE-FT.
+
+        References:
+            Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022 (the comparison with ensembles of the outputs).
+        """
+        found: list[dict[str, list[Answers]]] = [{} for _ in alphas]
+        with torch.inference_mode():
+            for one in self._pass([Member.of(method, state)]):
+                first = self._logits(one.name, one.start.to(self.device), self._text_answers(self._start_texts))
+                second = self._logits(one.name, one.features, one.heads)
+                for alpha, own in zip(alphas, found, strict=True):
+                    mixed = {key: (1 - alpha) * logits + alpha * second[key] for key, logits in first.items()}
+                    _add(own, self._answers(one, mixed))
+        return [_outcome(one) for one in found]
+
+    def _pass(self, members: Sequence[Member]) -> Iterator[_Seen]:
+        """Every batch of images as every member sees it; members whose image tower did not move come last, with theta_0's features."""
+        moved = [number for number, member in enumerate(members) if "visual" in member.method.trains]
+        if moved or not self._start_features:
+            yield from self._encode({number: members[number] for number in moved})
+        for number, member in enumerate(members):
+            if number not in moved:
+                heads = self._heads(member.method, member.state())
+                for name, batches in self._start_features.items():
+                    for place, features in enumerate(batches):
+                        yield _Seen(number, name, place, features.to(self.device), features, heads)
+
+    def _encode(self, moved: Mapping[int, Member]) -> Iterator[_Seen]:
+        """The images as the members see them whose image tower moved; theta_0's features are kept if they are not known yet.
 
         Features of a chunk of images become answers at once: those of all images by many members would not fit into memory.
         """
@@ -127,7 +162,7 @@ class Judge:
                 self._load(state := member.state())
                 heads[number] = heads.get(number) or self._heads(member.method, state, loaded=True)
                 for name, place, batch in chunk:
-                    _add(found[number], self._answers(name, place, self._encoded(batch), start[name][place], heads[number]))
+                    yield _Seen(number, name, place, self._encoded(batch), start[name][place], heads[number])
         self._start_features = start
 
     def _encoded(self, batch: Tensor) -> Tensor:
@@ -187,35 +222,41 @@ class Judge:
             texts = self._text_heads()
         if method.predict == "head":
             return _Heads(texts, state["head.weight"].to(self.device), state["head.bias"].to(self.device))
+        return self._text_answers(texts)
+
+    def _text_answers(self, texts: Mapping[str, Tensor]) -> _Heads:
         return _Heads(texts, texts["seen"], torch.zeros(len(texts["seen"]), device=self.device))
 
-    def _answers(self, name: str, place: int, features: Tensor, start: Tensor, heads: _Heads) -> dict[str, Answers]:
-        """{evaluation set: answers} of one batch of a set, the one at `place`; `start` are theta_0's features of the same images."""
-        label = self.splits[name].labels[place * EVALUATION_BATCH :][: len(features)]
-        logits = features @ heads.texts[name].T if name.startswith("unseen/") else features @ heads.weight.T + heads.bias
-        found = {name: answers(logits, label)}
-        if name in self._present:
-            found[f"restricted/{name.removeprefix('shifts/')}"] = answers(logits, label, among=self._present[name])
-        if name in self.dataset.splits and name != "val" and (context := self.dataset.context_of(name)):
-            number = [self.contexts.index(context)] * len(features)
-            found[f"context/{context}"] = answers(features @ self._start_texts["context"].T, number)
-            found[f"context_own/{context}"] = answers(features @ heads.texts["context"].T, number)
+    def _logits(self, name: str, features: Tensor, heads: _Heads) -> dict[str, Tensor]:
+        """{what is asked of the images of a set: logits [N, K]}, for `features` [N, D] of some of its images."""
+        asked = {"classes": features @ heads.texts[name].T if name.startswith("unseen/") else features @ heads.weight.T + heads.bias}
+        if name in self.dataset.splits and name != "val" and self.dataset.context_of(name):
+            asked["context"] = features @ self._start_texts["context"].T
+            asked["context_own"] = features @ heads.texts["context"].T
         if "test" in self.splits:  # a data set of train and val alone, for choices, has none
-            found |= self._joint(name, features, label, heads.texts)
+            others = [split.name for split in self.dataset.unseen] if name == "test" else [name] * name.startswith("unseen/")
+            asked |= {f"joint/{of}": features @ heads.texts[f"joint/{of}"].T for of in others}
         if name == "test":
-            expected = (start.to(self.device) @ self._start_texts["probe"].T).argmax(1)
-            found[AGREEMENT] = answers(features @ heads.texts["probe"].T, expected.tolist())
-        return found
+            asked["probe"] = features @ heads.texts["probe"].T
+        return asked
 
-    def _joint(self, name: str, features: Tensor, label: Sequence[int], texts: Mapping[str, Tensor]) -> dict[str, Answers]:
-        """Seen and unseen images with all names competing, answered by the text tower."""
-        if name == "test":
-            others = [(split.name, "joint_seen", label) for split in self.dataset.unseen]
-        elif name.startswith("unseen/"):
-            others = [(name, "joint_unseen", [number + len(self.dataset.class_names) for number in label])]
-        else:
-            others = []
-        return {f"{kind}/{of.removeprefix('unseen/')}": answers(features @ texts[f"joint/{of}"].T, own) for of, kind, own in others}
+    def _answers(self, one: _Seen, logits: Mapping[str, Tensor]) -> dict[str, Answers]:
+        """{evaluation set: answers} that `logits` (see `_logits`) give to one batch of a set."""
+        name, label = one.name, self.splits[one.name].labels[one.place * EVALUATION_BATCH :][: len(one.start)]
+        found = {name: answers(logits["classes"], label)}
+        if name in self._present:
+            found[f"restricted/{name.removeprefix('shifts/')}"] = answers(logits["classes"], label, among=self._present[name])
+        if "context" in logits and (context := self.dataset.context_of(name)):
+            number = [self.contexts.index(context)] * len(label)
+            found |= {f"{kind}/{context}": answers(logits[kind], number) for kind in ("context", "context_own")}
+        kind, before = ("joint_seen", 0) if name == "test" else ("joint_unseen", len(self.dataset.class_names))
+        for asked in (key for key in logits if key.startswith("joint/")):
+            of = asked.removeprefix("joint/unseen/")
+            found[f"{kind}/{of}"] = answers(logits[asked], [number + before for number in label])
+        if "probe" in logits:
+            expected = (one.start.to(self.device) @ self._start_texts["probe"].T).argmax(1)
+            found[AGREEMENT] = answers(logits["probe"], expected.tolist())
+        return found
 
 
 @dataclass(frozen=True)
@@ -225,6 +266,23 @@ class _Heads:
     texts: Mapping[str, Tensor]
     weight: Tensor
     bias: Tensor
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """A batch of the set `name`, the one at `place`, as member `number` sees it: its features [N, D], theta_0's `start` [N, D] (on the
+    CPU), and what answers."""
+
+    number: int
+    name: str
+    place: int
+    features: Tensor
+    start: Tensor
+    heads: _Heads
+
+
+def _outcome(found: Mapping[str, Sequence[Answers]]) -> Outcome:
+    return Outcome({name: Answers.joined(parts) for name, parts in found.items()})
 
 
 def _add(found: dict[str, list[Answers]], more: Mapping[str, Answers]) -> None:

@@ -12,6 +12,7 @@ from surefoot.errors import DataError
 from surefoot.records import Record
 from surefoot.report import marks
 from surefoot.report.curves import Curve, Dot, curves_of, dot_title, summary, zero_shot_of
+from surefoot.report.frontier_lines import NAMES, Beside, beside
 from surefoot.report.runs import Runs, collect
 from surefoot.report.table import Cell, columns, header, rows_of
 from surefoot.report.templates import render
@@ -73,7 +74,8 @@ def frontier_svg(records: Iterable[Record], on: str = "avg_shifts") -> str:
 
     Each method is a curve of its means over seeds, named at its end, one dot for each alpha, with a title that shows its numbers. With
     up to three methods whiskers are the standard deviation over seeds, and the dashed chord joins the zero-shot and the fine-tuned
-    model: without reference models it is no baseline of effective robustness.
+    model: without reference models it is no baseline of effective robustness. Where an ensemble of the outputs, the epochs of the run or
+    the Fisher-weighted merge were judged too, each is a thin broken line in the method's colour.
 
     Args:
         records: what `surefoot.records.read` yields.
@@ -109,9 +111,10 @@ def frontier_of(runs: Runs, on: str, *, inline: Layout | None = None, expected: 
         )
     layout = inline or (ALONE if len(curves) <= FEW else ALONE_MANY)
     plot = layout.plot(curve.label for curve in curves)
-    frame = _frame(curves, zero, plot, expected.references.values() if expected else ())
-    views = [_view(curve, frame, header(on), layout.size) for curve in curves]
-    legend = [] if inline else keys(curves, still=True)
+    others = [] if expected else beside(runs, on)
+    frame = _frame(curves, zero, plot, expected.references.values() if expected else (mean for one in others for mean in one.means))
+    views = [_view(curve, others, frame, header(on), layout.size) for curve in curves]
+    legend = [] if inline else keys(curves, others, still=True)
     letters = max((len(text) for text in (runs.dataset, *(key["text"] for key in legend))), default=0)
     return render(
         "frontier.svg.j2",
@@ -139,8 +142,8 @@ def css(colours: object) -> Markup:
     return Markup(render("frontier.css.j2", colours=colours))
 
 
-def keys(curves: Sequence[Curve], *, still: bool = False) -> list[dict[str, str]]:
-    """The legend of what these curves show: a picture of 28 by 16 pixels and a text for each entry.
+def keys(curves: Sequence[Curve], others: Sequence[Beside] = (), *, still: bool = False) -> list[dict[str, str]]:
+    """The legend of what these curves, and `others` beside them, show: a picture of 28 by 16 pixels and a text for each entry.
 
     A `still` picture shows nothing when pointed at, so what appears only then has no entry.
     """
@@ -158,6 +161,8 @@ def keys(curves: Sequence[Curve], *, still: bool = False) -> list[dict[str, str]
         ("whisker", "M14 1V15M5 8H23", f"± 1 std. over seeds{pointed}", any(dot.across.spread or dot.up.spread for dot in dots)),
         ("chord", "M1 12L27 4", f"chord, zero-shot to fine-tuned{pointed}", {0.0, 1.0} <= alphas),
     ]
+    lines = dict.fromkeys(one.along for one in others)
+    rest += [(f"beside {along}", "M1 8H27", NAMES.get(along, along) + ("" if still else pointed), True) for along in lines]
     hidden = ("whisker", "chord") if many and still else ()
     found = {curve.label: {"kind": "method", **key_of(curve.index)} for curve in curves}
     found |= {text: {"kind": kind, "css": "plain", "path": path} for kind, path, text, drawn in rest if drawn and kind not in hidden}
@@ -171,7 +176,8 @@ def key_of(index: int) -> dict[str, str]:
 
 def page_keys(runs: Runs, drawn: Iterable[str]) -> list[dict[str, str]]:
     """The legend that the pictures of a page share."""
-    return keys([curve for on in drawn for curve in curves_of(runs, on)])
+    shown = list(drawn)
+    return keys([curve for on in shown for curve in curves_of(runs, on)], [one for on in shown for one in beside(runs, on)])
 
 
 def _size_alone(layout: Layout, letters: int, num_keys: int) -> tuple[int, int]:
@@ -220,8 +226,8 @@ def _star(zero: tuple[Cell, Cell], frame: Frame, name: str) -> dict[str, str]:
     }
 
 
-def _view(curve: Curve, frame: Frame, name: str, size: float) -> dict[str, object]:
-    """The shapes of a curve: the line, the chord, and for each dot its marker, whiskers and ring."""
+def _view(curve: Curve, others: Iterable[Beside], frame: Frame, name: str, size: float) -> dict[str, object]:
+    """The shapes of a curve: the line, the chord, for each dot its marker, whiskers and ring, and the lines beside it."""
     at = [frame.at(dot.across, dot.up) for dot in curve.dots]
     ends = [dot.alpha for dot in curve.dots]
     chord = (at[0], at[-1]) if len(at) > 1 and (ends[0], ends[-1]) == (0.0, 1.0) else None
@@ -230,8 +236,9 @@ def _view(curve: Curve, frame: Frame, name: str, size: float) -> dict[str, objec
     return {
         "css": marks.css_class(curve.index),
         "label": curve.label,
-        "line": "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in at) if len(at) > 2 else "",
+        "line": _joined(at) if len(at) > 2 else "",
         "chord": _chord(chord, curve.index) if chord else None,
+        "beside": [_beside(other, frame, name, size) for other in others if other.index == curve.index],
         "dots": [_dot(curve, dot, frame, name, size, main=dot is main and dot.num_chose > 0) for dot in curve.dots],
         "tip": " · ".join(
             f"{'fine-tuned' if dot.alpha == 1 else 'α = 0.5'}: {100 * dot.across.mean:.1f} / {100 * dot.up.mean:.1f}" for dot in shown
@@ -239,6 +246,29 @@ def _view(curve: Curve, frame: Frame, name: str, size: float) -> dict[str, objec
         "rises": curve.dots[-1].up.mean > curve.dots[len(curve.dots) // 2].up.mean,
         "summary": summary([curve], None, name),
     }
+
+
+def _beside(other: Beside, frame: Frame, name: str, size: float) -> dict[str, object]:
+    """A line beside a curve, with a speck for each of its points."""
+    at = [frame.at(*mean) for mean in other.means]
+    return {
+        "along": other.along,
+        "line": _joined(at) if len(at) > 1 else "",
+        "dots": [
+            {
+                "x": x,
+                "y": y,
+                "path": marks.marker(0, x, y, 2.4 * size),
+                "title": other.title(point, name),
+                "tip": (other.heading(point), f"ID {point.across} · {name} {point.up}"),
+            }
+            for point, (x, y) in zip(other.points, at, strict=True)
+        ],
+    }
+
+
+def _joined(at: Sequence[tuple[float, float]]) -> str:
+    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in at)
 
 
 def _dot(curve: Curve, dot: Dot, frame: Frame, name: str, size: float, *, main: bool) -> dict[str, object]:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from surefoot.errors import DataError
-from surefoot.records import Anchored, Choice, Described, Difference, Evaluation, Example, Record, Reference, Robustness, Trained
+from surefoot.records import Anchored, Choice, Curve, Described, Difference, Evaluation, Example, Record, Reference, Robustness, Trained
 
 ZERO_SHOT = "zero_shot"
 HALF, CHOSEN = " + WiSE-FT 0.5", " + WiSE-FT (ID val.)"  # how the names of a method's other rows end
@@ -22,6 +22,8 @@ NAMES = {
     "car_ft": "CAR-FT",
     "arf": "ARF",
     "clip_cite": "CLIP-CITE",
+    "soup": "Soup (uniform)",
+    "greedy_soup": "Soup (greedy)",
 }
 
 
@@ -36,7 +38,8 @@ class Run:
 @dataclass(frozen=True)
 class Runs:
     """Everything a report shows: runs, choices and trainings by method and seed, differences by what is compared and on which set,
-    effective robustness by row and column, reference models in the order of their shares."""
+    effective robustness by row and column, reference models in the order of their shares, and curves beside the frontiers by method,
+    seed and what they go along, {alpha or epoch: point}."""
 
     runs: dict[tuple[str, int], Run] = field(default_factory=dict)
     choices: dict[tuple[str, int], Choice] = field(default_factory=dict)
@@ -47,6 +50,7 @@ class Runs:
     references: list[Reference] = field(default_factory=list)
     trained: dict[tuple[str, int], Trained] = field(default_factory=dict)
     described: Described | None = None
+    curves: dict[tuple[str, int, str], dict[float, Curve]] = field(default_factory=dict)
 
     @property
     def dataset(self) -> str:
@@ -101,7 +105,8 @@ def collect(records: Iterable[Record]) -> Runs:
 
     Choices, differences, robustness and examples count as far as they were drawn together, from the runs that stand; a training counts
     if its settings are those of the run that stands, the last description of the data if it names the data set of the evaluations. A
-    reference model counts if it was trained on the data that stand; it depends on no run.
+    reference model counts if it was trained on the data that stand; it depends on no run. A curve beside a frontier counts if settings,
+    data and weights are those of the run that stands.
 
     Raises:
         DataError: no evaluation among the records, or evaluations of several datasets.
@@ -111,6 +116,7 @@ def collect(records: Iterable[Record]) -> Runs:
     trained: dict[tuple[str, int, str], Trained] = {}
     described: Described | None = None
     references: dict[tuple[float, int], Reference] = {}
+    curves: list[Curve] = []
     for record in records:
         if isinstance(record, Difference | Choice | Example | Anchored | Robustness):
             if record.runs != concluded:
@@ -121,6 +127,8 @@ def collect(records: Iterable[Record]) -> Runs:
             trained[record.method, record.seed, record.settings_hash] = record
         elif isinstance(record, Reference):
             references[record.share, record.seed] = record
+        elif isinstance(record, Curve):
+            curves.append(record)
         elif isinstance(record, Described):
             described = record
         else:
@@ -135,7 +143,16 @@ def collect(records: Iterable[Record]) -> Runs:
     standing = {run: trained[key] for run, key in keys.items() if key in trained}
     shown = described if described and described.dataset == found.dataset else None
     own = [references[key] for key in sorted(references) if _origin(references[key]) == origin]
-    return replace(found, trained=standing, described=shown, references=own)
+    return replace(found, trained=standing, described=shown, references=own, curves=_standing_curves(found, curves, origin))
+
+
+def _standing_curves(found: Runs, curves: Iterable[Curve], origin: tuple[object, ...]) -> dict[tuple[str, int, str], dict[float, Curve]]:
+    standing: dict[tuple[str, int, str], dict[float, Curve]] = {}
+    for one in curves:
+        run = found.runs.get((one.method, one.seed))
+        if run and run.settings_hash == one.settings_hash and _origin(one) == origin:
+            standing.setdefault((one.method, one.seed, one.along), {})[_key(one.at)] = one
+    return standing
 
 
 def _conclude(found: Runs, record: Difference | Choice | Example | Anchored | Robustness) -> None:
@@ -164,7 +181,7 @@ def _add(found: Runs, record: Evaluation) -> None:
     found.runs.setdefault(key, Run(record.settings_hash)).points[_key(record.alpha)] = record
 
 
-def _origin(record: Evaluation | Reference) -> tuple[object, ...]:
+def _origin(record: Evaluation | Reference | Curve) -> tuple[object, ...]:
     """What must be the same in everything that is compared."""
     return (record.dataset, record.provenance.get("data"), record.provenance.get("weights"))
 

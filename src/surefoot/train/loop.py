@@ -34,6 +34,7 @@ from surefoot.train.state import State, pack, part, start_state, text_head
 from surefoot.train.validate import Validation, encode_all
 
 CHECKPOINT_SECONDS = 120.0
+OnEpoch = Callable[[int, Callable[[], State]], None]
 
 
 @dataclass(frozen=True)
@@ -67,6 +68,7 @@ def fit(
     images: Images | None = None,
     budget: Budget | None = None,
     on_step: Callable[[Step], None] | None = None,
+    on_epoch: OnEpoch | None = None,
     resume: Path | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
 ) -> Fitted:
@@ -81,6 +83,8 @@ def fit(
         images: the train images, if they are read already.
         budget: how many bytes of images may be kept in memory.
         on_step: called after every step.
+        on_epoch: called after every validated epoch of the last stage, with its number and what gives all weights of that moment; on a
+            resume not again for epochs before the checkpoint. Of a stage with candidates it hears of the chosen one alone.
         resume: a checkpoint file, written now and then; a run of the same settings that stands there goes on, to bit-identical weights.
         checkpoint_seconds: the least time between two checkpoints.
 
@@ -89,7 +93,7 @@ def fit(
         TrainingError: the loss is not finite, or a checkpoint cannot be written.
     """
     preflight(method, model, dataset, training)
-    return _Run(method, model, dataset, training, start, images, budget, on_step, resume, checkpoint_seconds).fit()
+    return _Run(method, model, dataset, training, start, images, budget, on_step, on_epoch, resume, checkpoint_seconds).fit()
 
 
 class _Run:
@@ -105,6 +109,7 @@ class _Run:
         images: Images | None,
         budget: Budget | None,
         on_step: Callable[[Step], None] | None,
+        on_epoch: OnEpoch | None,
         path: Path | None,
         checkpoint_seconds: float,
     ) -> None:
@@ -125,11 +130,12 @@ class _Run:
         self.validation = Validation(model, dataset, training.select_by, budget)
         count = torch.bincount(torch.tensor(dataset.split("train").labels), minlength=len(dataset.class_names))
         self.log_prior = (count.clamp(min=1) / count.sum()).log().to(self.device)
-        self.on_step, self.path, self.checkpoint_seconds = on_step, path, checkpoint_seconds
+        self.on_step, self.on_epoch, self.path, self.checkpoint_seconds = on_step, on_epoch, path, checkpoint_seconds
         self.identity = self.identify() if path else ""
         self.total = sum(self.stage_training(s).num_steps(len(self.images)) * max(1, len(s.candidates)) for s in method.stages)
         self.progress, self.saved, self.before, self.statistics = Progress(), State(), State(), State()
         self.keeper, self.written, self.has_checkpoint = Keeper(training.keep), time.monotonic(), False
+        self.heads: dict[int, State] = {}  # of the epochs of a candidate
 
     def identify(self) -> str:
         """All that determines the run: settings, what the stages do, seed, data, and the weights it starts from."""
@@ -154,8 +160,7 @@ class _Run:
             for number, stage in enumerate(self.method.stages):
                 if number >= self.progress.stage:
                     self.run_stage(number, stage)
-        head = text_head(self.model, self.dataset) if self.method.predict == "text" else self.head
-        state = pack(self.model, head)
+        state = pack(self.model, self.answering())
         if bad := [name for name, tensor in state.items() if tensor.is_floating_point() and not torch.isfinite(tensor).all()]:
             raise TrainingError(f"{bad[0]} is not finite after the last step. Lower the learning rate ({self.training.learning_rate}).")
         progress, kept_epoch = self.progress, self.keeper.epoch if self.method.stages else 0
@@ -217,16 +222,22 @@ class _Run:
         """A stage that moves no tower: features once, then every candidate from the same start; ID validation keeps one."""
         features = {"train": encode_all(self.model, self.plain_images), "val": self.validation.features()}
         moving, start = select(stage, self.model, self.head), {k: v.clone() for k, v in self.head.state_dict().items()}
-        tried: list[tuple[str, Score, dict[str, Tensor], list[dict[str, float]], Keeper]] = []
+        tried: list[tuple[str, Score, dict[str, Tensor], list[dict[str, float]], Keeper, dict[int, State]]] = []
         before = self.progress.history
         for name, objective in (stage.candidates or {"": stage.objective}).items():
             self.head.load_state_dict(start)
+            self.heads = {}
             self.progress.step, self.progress.scores, self.progress.epoch_losses, self.progress.history = 0, {}, [], list(before)
             self.minimise(stage, objective, moving, features["train"], val_features=features["val"])
             score = self.validation.score(self.head, features["val"])
-            tried.append((name, score, {k: v.clone() for k, v in self.head.state_dict().items()}, self.progress.history, self.keeper))
+            weights = {k: v.clone() for k, v in self.head.state_dict().items()}
+            tried.append((name, score, weights, self.progress.history, self.keeper, self.heads))
         best = max((score for _, score, *_ in tried), key=lambda score: score.value)
-        name, _, weights, self.progress.history, self.keeper = next(one for one in tried if one[1].value >= best.value - best.error)
+        chosen = next(one for one in tried if one[1].value >= best.value - best.error)
+        name, _, weights, self.progress.history, self.keeper, heads = chosen
+        for epoch, of_epoch in heads.items():
+            self.head.load_state_dict(of_epoch)
+            self.tell_epoch(epoch)
         self.head.load_state_dict(weights)
         if stage.candidates:
             self.progress.choices[f"stage {self.progress.stage + 1}"] = name
@@ -304,14 +315,25 @@ class _Run:
     def end_epoch(self, moving: Moving, val_features: Tensor | None, epoch: int) -> None:
         features = self.validation.features() if val_features is None else val_features
         self.model.eval()
-        answering = text_head(self.model, self.dataset).to(self.device) if self.method.predict == "text" else self.head
+        answering = self.answering().to(self.device)
         score = self.validation.score(answering, features)
+        if val_features is None:
+            self.tell_epoch(epoch)
+        elif self.on_epoch:  # which candidate is chosen is not known yet
+            self.heads[epoch] = {k: v.clone() for k, v in self.head.state_dict().items()}
         self.train_mode()
         self.keeper.see(epoch, score, lambda: {name: p.detach().cpu().clone() for name, p in self.live(moving).items()})
         losses, self.progress.epoch_losses = self.progress.epoch_losses, []
         row = {"stage": self.progress.stage + 1, "epoch": epoch, "loss": sum(losses) / len(losses), "val": score.value}
         self.progress.history.append(row)
         self.progress.scores[epoch] = (score.value, score.error)
+
+    def tell_epoch(self, epoch: int) -> None:
+        if self.on_epoch and self.progress.stage + 1 == len(self.method.stages):
+            self.on_epoch(epoch, lambda: pack(self.model, self.answering()))
+
+    def answering(self) -> LinearHead:
+        return text_head(self.model, self.dataset) if self.method.predict == "text" else self.head
 
     def save(self, moving: Moving, optimizer: torch.optim.Optimizer) -> None:
         assert self.path is not None
