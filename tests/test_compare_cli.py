@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from surefoot import cli, compare, config, records
+from surefoot import cli, config, records
 from surefoot.compare import Comparison, Plan, choices, comparison, differences
 from surefoot.data import Dataset, open_dataset
 from surefoot.errors import SettingError

@@ -150,3 +150,18 @@ def test_only_classes_counts_labels_in_the_order_asked_for(data: Dataset) -> Non
 def test_take_without_captions_has_none(data: Dataset) -> None:
     bare = replace(data.split("train"), captions=())
     assert take(bare, [0, 3]).captions == () and take(bare, [3, 0]).paths == (bare.paths[3], bare.paths[0])
+
+
+def test_a_class_with_few_validation_images_gives_all_of_them(data: Dataset) -> None:
+    val = data.split("val")
+    first = [row for row, label in enumerate(val.labels) if label == 0]
+    fewer = replace(data, splits={**data.splits, "val": take(val, [row for row in range(len(val)) if row not in first[1:]])})
+    drawn = few_shot(fewer, 4, seed=0)
+    counts = [drawn.split("val").labels.count(label) for label in range(len(data.class_names))]
+    assert counts[0] == 1
+    assert set(counts[1:]) == {4}
+    assert "at most 4 validation images" in drawn.notes[-1]
+    assert "at most" not in few_shot(data, 4, seed=0).notes[-1]
+    none = replace(data, splits={**data.splits, "val": take(val, [row for row in range(len(val)) if row not in first])})
+    with pytest.raises(DataError, match="of val"):
+        few_shot(none, 4, seed=0)

@@ -25,7 +25,7 @@ def take(split: Split, rows: Sequence[int]) -> Split:
 
 
 def few_shot(dataset: Dataset, shots: int, *, seed: int) -> Dataset:
-    """The data set with `shots` training images of each class, and min(shots, 4) validation images of each.
+    """The data set with `shots` training images of each class, and min(shots, 4) validation images of each, or as many as it has.
 
     That is the convention of CoOp, which CLIP-CITE follows; test, shifts and unseen classes stay whole. The images are drawn from the
     given train and val, in each class by the order of a hash of seed, class and file, so that neither the order of files nor another
@@ -38,7 +38,7 @@ def few_shot(dataset: Dataset, shots: int, *, seed: int) -> Dataset:
 
     Raises:
         SettingError: shots below 1.
-        DataError: a class with too few images.
+        DataError: a class with too few training images, or without a validation image.
 
     References:
         Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022. Liu et al., Fully Fine-tuned CLIP Models
@@ -46,19 +46,21 @@ def few_shot(dataset: Dataset, shots: int, *, seed: int) -> Dataset:
     """
     if shots < 1:
         raise SettingError(f"shots is {shots}. Give 1 or more; usual are 1, 2, 4, 8 and 16.")
-    wanted = {"train": shots, "val": min(shots, MAX_FEW_SHOT_VALIDATION)}
-    drawn = {name: _draw(dataset, dataset.split(name), number, seed) for name, number in wanted.items()}
-    note = f"{shots}-shot: {shots} training and {wanted['val']} validation images of each class, drawn with seed {seed}."
+    most = min(shots, MAX_FEW_SHOT_VALIDATION)
+    val = _draw(dataset, dataset.split("val"), most, seed, least=1)
+    drawn = {"train": _draw(dataset, dataset.split("train"), shots, seed, least=shots), "val": val}
+    fewer = "" if len(val) == most * len(dataset.class_names) else "at most "
+    note = f"{shots}-shot: {shots} training and {fewer}{most} validation images of each class, drawn with seed {seed}."
     return replace(dataset, splits={**dataset.splits, **drawn}, notes=(*dataset.notes, note))
 
 
-def _draw(dataset: Dataset, split: Split, number: int, seed: int) -> Split:
+def _draw(dataset: Dataset, split: Split, number: int, seed: int, *, least: int) -> Split:
     rows: list[int] = []
     for label, name in enumerate(split.class_names):
         own = [row for row, other in enumerate(split.labels) if other == label]
-        if len(own) < number:
+        if len(own) < least:
             raise DataError(
-                f"{number} images of each class of {split.name} are asked for, and '{name}' has {len(own)}. "
+                f"{least} images of each class of {split.name} are asked for, and '{name}' has {len(own)}. "
                 "Ask for fewer shots, or add images."
             )
         rows += sorted(own, key=lambda row: _ticket(dataset, split, row, seed))[:number]
