@@ -15,17 +15,19 @@ from conftest import draw
 from torch.nn import functional as F
 
 from surefoot import cli
+from surefoot.anchors import pairs as pairs_module
+from surefoot.anchors import pool as pool_module
 from surefoot.anchors import retrieval
 from surefoot.anchors.attach import attach
-from surefoot.anchors.pairs import read_pairs
-from surefoot.anchors.pool import Pool, open_pool
-from surefoot.anchors.retrieval import embed_images, embed_texts, nearest, retrieve_pairs, write_pairs
+from surefoot.anchors.pairs import read_pairs, write_pairs
+from surefoot.anchors.pool import Place, Pool, open_pool
+from surefoot.anchors.retrieval import Retrieved, embed_images, embed_texts, nearest, recall, retrieve_pairs
 from surefoot.data import Dataset, open_dataset
 from surefoot.data.digest import digests
 from surefoot.errors import DataError, MissingDataError, SettingError
-from surefoot.identity import weights_hash
 from surefoot.model import ImageTextModel
 
+Run = Callable[..., tuple[int, str]]
 TEXTS = ("a red disc", "two crosses on paper", "a cross", "a box, closed", "", "a ring thing")
 
 
@@ -99,15 +101,37 @@ def test_torch_finds_what_faiss_finds(monkeypatch: pytest.MonkeyPatch) -> None:
         nearest(query, keys, 5, "ivf")
 
 
-def test_an_inverted_file_finds_most(recall: float = 0.9) -> None:
-    query, keys = unit(200, 0), unit(1000, 1)
-    exact, approximate = nearest(query, keys, 1)[1], nearest(query, keys, 1, "ivf")[1]
-    assert (exact == approximate).float().mean() > recall
+@pytest.mark.parametrize("installed", [True, False], ids=["faiss", "torch"])
+def test_of_equally_near_keys_the_lower_row_comes_first(installed: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    if not installed:
+        monkeypatch.setitem(sys.modules, "faiss", None)
+    distinct, query = unit(7, 1), unit(40, 0)
+    keys = distinct[torch.arange(210) % 7]  # each of them thirty times, more than are looked at in one go
+    _, rows = nearest(query, keys, 3)
+    best = (query.double() @ distinct.double().T).argmax(1)
+    assert torch.equal(rows, torch.stack([best, best + 7, best + 14], dim=1))
+
+
+def test_an_inverted_file_finds_most_and_tells_how_much() -> None:
+    query, keys = unit(200, 0), unit(4000, 1)
+    exact, scores = nearest(query, keys, 2)[1], nearest(query, keys, 2, "ivf")[0]
+    assert (exact == nearest(query, keys, 2, "ivf")[1]).float().mean() == pytest.approx(recall(query, keys, scores), abs=0.06)
+    assert recall(query, keys, scores) > 0.5
+    assert recall(query, keys, nearest(query, keys, 2)[0]) == 1.0
+    assert recall(query, keys, scores - 1.0) == 0.0
+
+
+def test_an_inverted_file_gives_k_pairs_even_where_it_holds_fewer() -> None:
+    scores, rows = nearest(unit(50, 0), unit(3000, 1), 2990, "ivf")
+    assert (rows >= 0).all()
+    assert (scores[:, :-1] >= scores[:, 1:]).all()
 
 
 def test_more_pairs_than_candidates_are_refused() -> None:
     with pytest.raises(SettingError, match="Ask for 1 to 3"):
         nearest(unit(2, 0), unit(3, 1), 4)
+    with pytest.raises(SettingError, match=r"Unknown index 'ivff'\. Did you mean 'ivf'"):
+        nearest(unit(2, 0), unit(3, 1), 1, "ivff")
 
 
 def test_folder_and_shards_are_one_pool(folder: Path, shards: Path) -> None:
@@ -123,8 +147,32 @@ def test_pairs_that_name_a_class_are_left_out(folder: Path) -> None:
     assert pool.texts == ("a red disc", "a box, closed")
     assert [place.read() for place in pool.places] == [image_bytes(0), image_bytes(3)]
     assert pool.notes[-1] == "3 of 5 candidates name one of the 2 classes left out."
-    kept = Pool(name="p", texts=("a boxer", "BOXES", "inbox", "a box"), places=pool.places * 2).without(("box",))
-    assert kept.texts == ("a boxer", "inbox")
+    assert pool.rows == (0, 3)
+    with pytest.raises(DataError, match="All 2 candidates"):
+        pool.without(("disc", "box"))
+    with pytest.raises(SettingError, match="No class is named"):
+        pool.without((" ",))
+
+
+@pytest.mark.parametrize(
+    ("name", "named", "other"),
+    [
+        ("box", ("a box", "BOXES", "box-shaped", "box_2", "a big box."), ("a boxer", "inbox")),
+        ("sea wolf", ("Sea wolf", "sea-wolves", "seawolf", "two sea  wolfs"), ("a wolf at sea", "sea", "wolf")),
+        ("butterfly", ("butterflies", "a butterfly"), ("butter", "fly", "butterflying")),
+        ("knife", ("knives", "knife", "Knifes"), ("knight",)),
+        ("coins", ("a coin", "coins"), ("coinage", "bitcoin")),
+        ("glass", ("glasses", "glass"), ("glassy",)),
+        ("bus", ("buses", "a bus"), ("bu", "busy")),
+        ("paintbrush", ("paint brush", "paint-brushes"), ("paint", "brush", "a can of paint, brushes")),
+        ("hand", ("hands",), ("h and m", "handle")),
+        ("c++ (book)", ("a c++ (book)", "C++ (book)s"), ("cpp book", "c++")),
+    ],
+)
+def test_a_class_is_named_in_singular_or_plural_as_a_whole_word(name: str, named: tuple[str, ...], other: tuple[str, ...]) -> None:
+    place = Place(Path("x.png"), ".png")
+    pool = Pool(name="p", texts=(*named, *other), places=(place,) * len(named + other), rows=tuple(range(len(named + other))))
+    assert pool.without((name, "no such")).texts == other
 
 
 def test_embeddings_follow_weights_and_texts(tiny_model: ImageTextModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,41 +231,97 @@ def test_a_pair_that_cannot_be_read_gives_way_to_the_next(folder: Path) -> None:
     assert found.rows == [[1, 2]]
     assert found.scores[0] == pytest.approx(query[0, 1:3].tolist())
     assert found.num_unreadable == 1
-    assert found.images == {1: image_bytes(1), 2: image_bytes(2)}
+    for number in (1, 2, 3, 5):
+        (folder / f"{number}.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match="Only 0 of the 5 candidates nearest to an image can be read; 2 are needed"):
+        retrieve_pairs(pool, query, keys, 2)
+
+
+def written(out: Path, pool: Pool, keys: list[str], found: Retrieved, k: int) -> int:
+    return write_pairs(out, pool, keys, found.rows, found.scores, {"pool": "p", "weights": "w", "model": "m", "k": k})
 
 
 def test_what_is_written_is_what_training_reads(folder: Path, tmp_path: Path, tiny_data: Dataset, tiny_model: ImageTextModel) -> None:
-    pool, train, out = open_pool(str(folder)), tiny_data.split("train"), tmp_path / "anchors"
+    train, out = tiny_data.split("train"), tmp_path / "anchors"
+    (folder / "3.png").write_bytes(train.paths[0].read_bytes())
+    pool = open_pool(str(folder))
     query, keys = embed_images(tiny_model, train.paths), embed_texts(tiny_model, pool.texts)
-    found = retrieve_pairs(pool, query, keys, 2)
-    about = {"pool": "p", "weights": weights_hash(tiny_model), "model": "tiny", "k": 2, "num_candidates": len(pool)}
-    write_pairs(out, pool, found, digests(train.paths), about)
+    found = retrieve_pairs(pool, query, keys, 5)
+    assert written(out, pool, digests(train.paths), found, 5) == 1, "the pair that holds a training image"
     anchors = attach(tiny_data, out).anchors
-    assert anchors.weights == weights_hash(tiny_model)
+    assert (anchors.weights, anchors.pool) == ("w", "p")
     for row, path in enumerate(train.paths):
-        ranked = sorted(range(len(pool)), key=lambda key: -float(query[row] @ keys[key]))[:2]
+        ranked = sorted(range(len(pool)), key=lambda key: -float(query[row] @ keys[key]))
         assert [anchors.texts[pair] for pair in anchors.pairs[path]] == [pool.texts[key] for key in ranked]
         assert [anchors.images[pair].read_bytes() for pair in anchors.pairs[path]] == [pool.places[key].read() for key in ranked]
-    assert not list(out.glob("*.part"))
-    write_pairs(out, pool, retrieve_pairs(pool, query, keys, 1), digests(train.paths), {**about, "k": 1})
-    assert read_pairs(out).k == 1
+    own = out / "pairs" / "notes.txt"
+    own.write_text("the user's")
+    written(out, pool, digests(train.paths), retrieve_pairs(pool, query, keys, 1), 1)
+    again = read_pairs(out)
+    assert again.k == 1
+    assert sorted((out / "pairs").iterdir()) == sorted([*again.images, own]), "old pairs go, and nothing else"
 
 
-def test_damaged_pairs_are_named(folder: Path, tmp_path: Path) -> None:
+def test_an_interruption_at_any_moment_leaves_old_or_new_pairs(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pool, keys = open_pool(str(folder)), ["x", "y"]
+    old, new = (Retrieved(rows=rows, scores=[[0.5]] * 2, num_unreadable=0) for rows in ([[0], [1]], [[1], [4]]))
+    replace = pairs_module._replace
+    for moment in range(5):
+        out, calls = tmp_path / f"anchors-{moment}", list[Path]()
+        written(out, pool, keys, old, 1)
+        before = read_pairs(out)
+
+        def stops(path: Path, content: bytes, calls: list[Path] = calls, moment: int = moment) -> None:
+            if len(calls) == moment:
+                raise KeyboardInterrupt
+            calls.append(path)
+            replace(path, content)
+
+        monkeypatch.setattr(pairs_module, "_replace", stops)
+        with pytest.raises(KeyboardInterrupt):
+            written(out, pool, keys, new, 1)
+        monkeypatch.setattr(pairs_module, "_replace", replace)
+        found = read_pairs(out)
+        chosen = [[found.texts[row] for row in found.of[key]] for key in keys]
+        rows = new.rows if moment == 4 else old.rows  # two images, then the texts of both, then what refers to them
+        assert chosen == [[pool.texts[row] for row in wanted] for wanted in rows]
+        assert [found.images[row].read_bytes() for row in found.of["y"]] == [pool.places[rows[1][0]].read()]
+        assert before.of.keys() == found.of.keys()
+
+
+def test_damaged_pairs_are_named_and_made_anew(folder: Path, tmp_path: Path) -> None:
     pool, out = open_pool(str(folder)), tmp_path / "anchors"
     with pytest.raises(MissingDataError, match="surefoot retrieve DATA --candidates POOL"):
         read_pairs(out)
     found = retrieve_pairs(pool, torch.eye(8)[:2], torch.eye(8)[: len(pool)], 1)
-    write_pairs(out, pool, found, ["x", "y"], {"pool": "p", "weights": "w", "model": "m", "k": 1})
-    lines = (out / "pairs.jsonl").read_text().splitlines()
-    (out / "pairs.jsonl").write_text("\n".join([*lines[:2], lines[2][:20]]) + "\n")
-    with pytest.raises(DataError, match=r"pairs\.jsonl, line 3 is damaged"):
-        read_pairs(out)
-    (out / "pairs.jsonl").write_text("\n".join(lines) + "\n")
+    written(out, pool, ["x", "y"], found, 1)
+    whole = {name: (out / name).read_bytes() for name in ("pairs.jsonl", "pairs.csv")}
+    lines = whole["pairs.jsonl"].splitlines(keepends=True)
+    for name, content, message in (
+        ("pairs.jsonl", b"".join([*lines[:2], lines[2][:20]]), r"pairs\.jsonl, line 3 is damaged"),
+        ("pairs.jsonl", b"\xff\n", r"pairs\.jsonl, line 1 is damaged"),
+        ("pairs.jsonl", b"[" * 100_000, r"pairs\.jsonl, line 1 is damaged"),
+        ("pairs.jsonl", whole["pairs.jsonl"].replace(b'"k": 1', b'"k": 2'), r"line 2 is damaged .*1 pairs instead of 2"),
+        ("pairs.csv", b"name,text\r\nalone", r"pairs\.csv is damaged: the pair alone has no text"),
+        ("pairs.csv", b"name,text\r\n\xff,x", r"pairs\.csv cannot be read"),
+        ("pairs.csv", b"text\r\nx", r"pairs\.csv cannot be read"),
+    ):
+        (out / name).write_bytes(content)
+        with pytest.raises(DataError, match=message):
+            read_pairs(out)
+        written(out, pool, ["x", "y"], found, 1)
+        assert {name: (out / name).read_bytes() for name in whole} == whole
     gone = next((out / "pairs").iterdir())
     gone.unlink()
     with pytest.raises(DataError, match=f"The image of the pair {gone.stem} is not"):
         read_pairs(out)
+
+
+def test_a_place_that_may_not_be_written_is_named(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    pool = open_pool(str(folder))
+    with pytest.raises(DataError, match=r"cannot be written .* by --anchors"):
+        written(tmp_path / "file" / "anchors", pool, ["x"], Retrieved(rows=[[0]], scores=[[1.0]], num_unreadable=0), 1)
 
 
 def broken_tar(shards: Path) -> str:
@@ -237,24 +341,68 @@ def not_a_tar(shards: Path) -> str:
     return str(shards)
 
 
-@pytest.mark.parametrize("damage", [broken_tar, cut_between_members, not_a_tar])
+def garbage_between_members(shards: Path) -> str:
+    path = shards / "001.tar"
+    content = bytearray(path.read_bytes())
+    place = content.index(b"4.json")
+    content[place : place + 512] = b"z" * 512
+    path.write_bytes(content)
+    return str(shards)
+
+
+def claims_a_petabyte(shards: Path) -> str:
+    header = tarfile.TarInfo("a")
+    header.size, header.type = 10**15, tarfile.GNUTYPE_LONGNAME
+    content = (shards / "001.tar").read_bytes()
+    (shards / "001.tar").write_bytes(content[: content.index(b"4.json")] + header.tobuf(tarfile.GNU_FORMAT) + b"x" * 512)
+    return str(shards)
+
+
+def sparse_without_end(shards: Path) -> str:
+    """tarfile reads a sparse file's map until it is whole: here, for ever."""
+    header = tarfile.TarInfo("4.png")
+    header.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "4.png", "GNU.sparse.realsize": "9"}
+    content = (shards / "001.tar").read_bytes()
+    (shards / "001.tar").write_bytes(content[: content.index(b"4.json")] + header.tobuf(tarfile.PAX_FORMAT) + b"9" * 512)
+    return str(shards)
+
+
+def nested_json(shards: Path) -> str:
+    shard(shards / "001.tar", {"3.png": image_bytes(3), "3.json": b"[" * 60_000})
+    return str(shards)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [broken_tar, cut_between_members, not_a_tar, garbage_between_members, claims_a_petabyte, sparse_without_end, nested_json],
+)
 def test_a_broken_shard_is_named_and_may_be_skipped(damage: Callable[[Path], str], shards: Path) -> None:
     place = damage(shards)
     with pytest.raises(DataError, match=r"001\.tar is broken .*--skip-broken"):
         open_pool(place)
     pool = open_pool(place, skip_broken=True)
     assert pool.texts[:3] == TEXTS[:3]
+    assert [place.read() for place in pool.places[:3]] == [image_bytes(number) for number in range(3)]
     assert any("001.tar is broken" in note for note in pool.notes)
 
 
-def test_members_are_never_written_and_long_texts_are_refused(tmp_path: Path) -> None:
-    evil = {"../../evil.png": image_bytes(0), "../../evil.txt": b"a trap", "half.png": image_bytes(1)}
+def test_members_are_never_written_and_half_samples_are_counted(tmp_path: Path) -> None:
+    evil = {"../../evil.png": image_bytes(0), "../../evil.txt": b"a trap", "half.png": image_bytes(1), "text.txt": b"alone"}
     pool = open_pool(str(shard(tmp_path / "a.tar", evil)))
     assert pool.texts == ("a trap",)
-    assert any("1 samples" in note for note in pool.notes)
+    assert any("2 samples" in note for note in pool.notes)
     assert not list(tmp_path.parent.glob("evil*"))
+
+
+def test_absurd_members_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(DataError, match="too many for a caption"):
         open_pool(str(shard(tmp_path / "b.tar", {"a.png": image_bytes(0), "a.txt": b"x" * 100_000})))
+    monkeypatch.setattr(pool_module, "MOST_IMAGE", 100)
+    with pytest.raises(DataError, match="too many for an image"):
+        open_pool(str(shard(tmp_path / "c.tar", {"a.png": image_bytes(0), "a.txt": b"x"})))
+    (tmp_path / "large.png").write_bytes(b"x" * 101)
+    with pytest.raises(DataError, match="too large for an image"):
+        Place(tmp_path / "large.png", ".png").read()
 
 
 def test_bad_pools_are_named(folder: Path, tmp_path: Path) -> None:
@@ -262,6 +410,8 @@ def test_bad_pools_are_named(folder: Path, tmp_path: Path) -> None:
         open_pool(str(tmp_path / "nowhere"))
     with pytest.raises(MissingDataError, match=r"3 of 3 shards are not there, the first is .*x-07\.tar"):
         open_pool(f"{tmp_path}/x-{{07..09}}.tar")
+    with pytest.raises(SettingError, match=r"\{9\.\.7\} in .* is no range of shards"):
+        open_pool(f"{tmp_path}/x-{{9..7}}.tar")
     (folder / "2.png").unlink()
     with pytest.raises(DataError, match=r"1 of 6 images .* such as .*2\.png"):
         open_pool(str(folder))
@@ -273,29 +423,65 @@ def test_bad_pools_are_named(folder: Path, tmp_path: Path) -> None:
         open_pool(str(folder))
 
 
-def test_the_command(
-    folder: Path, tiny_root: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def run(tiny_root: Path, folder: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
+    """The command on the tiny data: what it ends with, and everything that it prints."""
+
+    def typed(*options: str, candidates: Path = folder) -> tuple[int, str]:
+        given = ["retrieve", str(tiny_root), "--candidates", str(candidates), "--model", f"local-dir:{tiny_folder}", *options]
+        monkeypatch.setattr(sys, "argv", ["surefoot", *given])
+        with pytest.raises(SystemExit) as stop:
+            cli.main()
+        captured = capsys.readouterr()
+        return int(stop.value.code or 0), " ".join((captured.out + captured.err).split())
+
+    return typed
+
+
+def test_the_command(run: Run, tiny_root: Path, tiny_folder: Path, tmp_path: Path) -> None:
     out = tmp_path / "anchors"
-    given = [
-        "surefoot",
-        "retrieve",
-        str(tiny_root),
-        "--candidates",
-        str(folder),
-        "--model",
-        f"local-dir:{tiny_folder}",
-        "--anchors",
-        str(out),
-    ]
-    monkeypatch.setattr(sys, "argv", [*given, "--without", "unseen", "--k", "2"])
-    with pytest.raises(SystemExit) as stop:
-        cli.main()
-    shown = capsys.readouterr()
-    assert stop.value.code == 0, shown
-    assert "24 training images retrieved 2 distinct pairs of 2 candidates" in shown.out.replace("\n", " ")
-    assert "surefoot compare" in shown.out
-    assert "3 of 5 candidates name one of the 2 classes" in shown.err
+    code, shown = run("--anchors", str(out), "--without", "unseen", "--k", "2")
+    assert code == 0, shown
+    assert "24 training images retrieved 2 distinct pairs of 2 candidates" in shown
+    assert "3 of 5 candidates name one of the 2 classes" in shown
+    assert f"surefoot compare {tiny_root} --methods flyp,arf --model local-dir:{tiny_folder} --anchors {out}" in shown
     pairs = read_pairs(out)
     assert set(pairs.texts) == {"a red disc", "a box, closed"}
     assert len(attach(open_dataset(tiny_root), out).anchors.pairs) == 24
+    about = json.loads((out / "pairs.jsonl").read_text().splitlines()[0])
+    assert (about["without"], about["num_candidates"], about["k"]) == (["cross", "ring thing"], 2, 2)
+
+
+def test_what_is_left_out_costs_no_embedding_anew(run: Run, tmp_path: Path) -> None:
+    assert run("--anchors", str(tmp_path / "all"))[0] == 0
+    embedded = sorted((tmp_path / "cache" / "embeddings").iterdir())
+    assert run("--anchors", str(tmp_path / "some"), "--without", "unseen/other", "--batch-size", "2")[0] == 0
+    assert sorted((tmp_path / "cache" / "embeddings").iterdir()) == embedded
+    names, some = ({path.stem for path in (tmp_path / folder / "pairs").iterdir()} for folder in ("all", "some"))
+    kept = {name for name in names if name.startswith(("00000000", "00000003"))}
+    assert kept <= some, "named after their rows in the whole pool"
+    assert {name[:8] for name in some} <= {"00000000", "00000003"}
+
+
+def test_folder_and_shards_give_the_same_pairs(run: Run, shards: Path, tmp_path: Path) -> None:
+    assert run("--anchors", str(tmp_path / "a"))[0] == run("--anchors", str(tmp_path / "b"), candidates=shards)[0] == 0
+    first, second = read_pairs(tmp_path / "a"), read_pairs(tmp_path / "b")
+    assert (first.of, first.texts, first.names) == (second.of, second.texts, second.names)
+    assert [path.read_bytes() for path in first.images] == [path.read_bytes() for path in second.images]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--k", "0"], "0 pairs for each image were asked for"),
+        (["--k", "6"], "6 pairs for each image were asked for, and there are 5 candidates. Ask for 1 to 5"),
+        (["--index", "flat"], "Unknown index 'flat'"),
+        (["--batch-size", "0"], "--batch-size is 0; it must be 1 or more"),
+        (["--without", ","], "No class is named"),
+        (["--without", "disc,cross,box,ring"], "All 5 candidates"),
+    ],
+)
+def test_bad_options_are_refused_before_anything_is_embedded(run: Run, options: list[str], message: str, tmp_path: Path) -> None:
+    code, shown = run(*options)
+    assert (code, message in shown) == (2, True), shown
+    assert not (tmp_path / "cache" / "embeddings").exists()

@@ -81,7 +81,7 @@ def advise(
     tried: list[str] = []
     choice: Advice | None = None
     for name, settings, words in [(method, {}, "you chose it")] if method else LADDER:
-        own = plan.overrides.get(name, {})
+        own = plan.overrides_of(name)
         fitted, reasons = fit_length(dataset, plan.training_of(name, plan.training.seed), {*given, *(own.keys() & TRAINING_NAMES)})
         try:
             cost = measure(with_method(plan, name, settings).method_of(name), model, dataset, fitted, start)

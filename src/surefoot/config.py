@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,13 +15,14 @@ from surefoot.compare import Plan
 from surefoot.compare.plan import reference_problems
 from surefoot.errors import MissingDataError, SettingError, unknown_name
 from surefoot.job import PRECISIONS
-from surefoot.methods import ALL, METHODS, base_of, parameters, setting_problems
+from surefoot.methods import ALL, METHODS, base_of, parameters, setting_problems, variant_settings
 from surefoot.methods.reference import REFERENCE
 from surefoot.train import Training
 
 RECIPES = Path(__file__).parent / "recipes"
 _TOP = ("model", "precision", "methods", "seeds", "alphas", "training", "overrides", "shots", "corruptions", "references")
 LARGEST_SEED = 2**32 - 1
+_OF_A_VARIANT = re.compile(r"([a-z_]\w*(?:\+[a-z_]\w*=[^=]*?)+\.[a-z_]\w*)=(.*)")
 _OPTIONAL = {"clip_norm", "steps"}
 _TRAINING = {f.name: f.type for f in dataclasses.fields(Training) if f.name != "seed"}
 
@@ -85,7 +87,7 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """`learning_rate=1e-4` -> {"learning_rate": 0.0001}; `flyp.epochs=5` sets it for one method only.
+    """`learning_rate=1e-4` -> {"learning_rate": 0.0001}; `flyp.epochs=5` sets it for one method only, or for one variant.
 
     Raises:
         SettingError: no `=` in it.
@@ -96,7 +98,8 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     """
     found = {}
     for text in assignments:
-        key, equals, value = text.partition("=")
+        variant = _OF_A_VARIANT.fullmatch(text)
+        key, equals, value = (variant[1], "=", variant[2]) if variant else text.partition("=")
         if not equals:
             raise SettingError(f"'{text}' sets nothing. Write key=value, such as learning_rate=1e-4.")
         try:
@@ -166,14 +169,20 @@ def _problems(tables: Mapping[str, Any], training: Mapping[str, Any], overrides:
     if tables.get("precision", "auto") not in PRECISIONS:
         found.append(f"precision is '{tables['precision']}'; it must be one of {', '.join(PRECISIONS)}.")
     found += [f"alpha {alpha} is not in 0..1." for alpha in tables.get("alphas", ()) if not 0 <= alpha <= 1]
-    for name in ("seeds", "methods"):
-        if len(set(listed := list(tables.get(name, ())))) < len(listed):
-            found.append(f"{name} holds {listed}; each may stand there once.")
+    meant = {"seeds": list(tables.get("seeds", ())), "methods": [_meant(name) for name in tables.get("methods", ())]}
+    for name, each in meant.items():
+        if len({repr(one) for one in each}) < len(each):
+            found.append(f"{name} holds {list(tables[name])}; each may stand there once.")
     if not tables.get("seeds", (0,)):
         found.append("There is no seed. Give at least one, such as --seeds 0.")
     if (shots := tables.get("shots")) is not None and (isinstance(shots, bool) or not isinstance(shots, int) or shots < 1):
         found.append(f"shots is {shots}; it must be a whole number of images a class, 1 or more.")
     return found
+
+
+def _meant(name: str) -> tuple[str, list[tuple[str, Any]]]:
+    """A method and the settings in its name, however they are written."""
+    return base_of(name), sorted(variant_settings(name).items())
 
 
 def _training_problems(training: Mapping[str, Any]) -> list[str]:

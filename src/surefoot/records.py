@@ -11,6 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping, Sequence
@@ -307,7 +308,7 @@ def read(folder: Path) -> Iterator[Record]:
 
 def save_answers(folder: Path, name: str, answers: Mapping[str, Answers]) -> str:
     """Write what was answered, {evaluation set: Answers}, and return the path relative to the folder."""
-    path = folder / "answers" / f"{name}.npz"
+    path = folder / "answers" / f"{file_name(name)}.npz"
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {"names": np.array(list(answers))}
     for number, one in enumerate(answers.values()):
@@ -333,6 +334,16 @@ def load_answers(folder: Path, relative: str) -> dict[str, Answers]:
             }
     except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{folder / relative} does not hold the answers of an evaluation ({error}). Run the evaluation again.") from error
+
+
+def file_name(name: str) -> str:
+    """The name of a method or variant as every file system takes it.
+
+    Examples:
+        >>> file_name("tp_ft+layers=visual[-3:]"), file_name("flyp")
+        ('tp_ft+layers=visual[-3_]', 'flyp')
+    """
+    return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", name)
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:

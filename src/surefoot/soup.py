@@ -98,7 +98,7 @@ def weights_file(folder: Path, record: records.Evaluation) -> Path:
     """Where `compare` put the weights that an evaluation is of; the name holds all that determines them."""
     origin = {"data": record.provenance.get("data"), "start": record.provenance.get("weights")}
     identity = records.settings_hash({**record.settings, "seed": record.seed, **origin})
-    return folder / "weights" / f"{record.method}-seed{record.seed}-{identity}.safetensors"
+    return folder / "weights" / f"{records.file_name(record.method)}-seed{record.seed}-{identity}.safetensors"
 
 
 class Stored(Mapping[str, Tensor]):

@@ -30,7 +30,7 @@ def default_folder(data: str) -> Path:
 def attach(dataset: Dataset, folder: Path) -> Dataset:
     """The data set with what the folder holds for its training images; images are known by their content.
 
-    Captions that came with the data (a manifest's) stand where the folder holds none.
+    Captions that came with the data (a manifest's) stand for the images that the folder holds none for.
 
     Raises:
         DataError: damaged files in the folder.
@@ -45,7 +45,7 @@ def attach(dataset: Dataset, folder: Path) -> Dataset:
         if (folder / CAPTIONS).is_file():
             found = read_captions(folder)
             own = {path: found.by_digest[key] for path, key in digest.items() if found.by_digest.get(key)}
-            made = replace(made, captions=own, captioner=found.captioner)
+            made = replace(made, captions=captions | own, captioner=found.captioner)
         if (folder / PAIRS).is_file():
             pairs = read_pairs(folder)
             of = {path: pairs.of[key] for path, key in digest.items() if key in pairs.of}

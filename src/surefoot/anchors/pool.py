@@ -3,7 +3,8 @@
     POOL/manifest.csv          path,caption: paths relative to it; manifest.jsonl with an object a line is read too
     POOL/*.tar                 webdataset shards: KEY.jpg (png, webp, ...) beside KEY.txt, or KEY.json with a "caption"
 
-Only texts are read; the image of a pair is read when the pair is wanted.
+Only texts are read; the image of a pair is read when the pair is wanted. Shards come from strangers: nothing is ever written under a
+member's name, and no size that a header claims is believed.
 """
 
 from __future__ import annotations
@@ -11,22 +12,31 @@ from __future__ import annotations
 import csv
 import glob
 import json
+import os
 import re
 import tarfile
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import BinaryIO
 
 from surefoot.data.embedded import names, unpack
 from surefoot.data.layout import SUFFIXES
-from surefoot.errors import DataError, MissingDataError
+from surefoot.errors import DataError, MissingDataError, SettingError
 
 MANIFESTS = ("manifest.csv", "manifest.jsonl")
+MOST_SHARDS = 1_000_000  # of one pattern: more is a slip of the keyboard
 MOST_TEXT = 1 << 16  # bytes of a caption's file: what is longer is no caption
+MOST_IMAGE = 1 << 28  # bytes of an image's file
+_MOST_HEADER = 1 << 20
+_MOST_EMPTY = 16
+# What tarfile raises for damaged bytes, in a header or in what a header points to, and json for a text in them.
+_BROKEN = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, LookupError, RecursionError)
+_LONG = 6  # letters: a shorter word written apart is another one
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Place:
     """Where the bytes of an image lie: a file of its own, or `size` bytes of a shard from `offset` on."""
 
@@ -39,38 +49,82 @@ class Place:
         """The image file's bytes.
 
         Raises:
-            DataError: they cannot be read.
+            DataError: they cannot be read, or are too many for an image.
         """
         try:
             with self.file.open("rb") as opened:
+                size = os.fstat(opened.fileno()).st_size if self.size < 0 else self.size
                 opened.seek(self.offset)
-                return opened.read(self.size)
+                content = opened.read(min(size, MOST_IMAGE))
         except OSError as error:
             raise DataError(f"{self.file} cannot be read ({error.strerror}). Put it back, or retrieve again without it.") from error
+        if len(content) < size:
+            raise DataError(f"{self.file} has changed, or is too large for an image. Retrieve again without it.")
+        return content
 
 
 @dataclass(frozen=True, kw_only=True)
 class Pool:
-    """Candidates: `texts[i]` belongs to the image at `places[i]`; `notes` say what was left out."""
+    """Candidates: `texts[i]` belongs to the image at `places[i]`; `notes` say what was left out.
+
+    `rows[i]` is the candidate's row in the pool as it was opened, which names it and its embedding, however many others are left out.
+    """
 
     name: str
     texts: tuple[str, ...]
     places: tuple[Place, ...]
+    rows: tuple[int, ...]
     notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.texts)
 
-    def without(self, class_names: tuple[str, ...]) -> Pool:
-        """The candidates whose text names none of some classes: whole words, singular or plural, in any case."""
-        words = "|".join(re.escape(name) for name in sorted(class_names, key=len, reverse=True))
-        named = re.compile(rf"(?<!\w)(?:{words})(?:e?s)?(?!\w)", re.IGNORECASE)
-        kept = [row for row, text in enumerate(self.texts) if not class_names or not named.search(text)]
-        note = f"{len(self) - len(kept)} of {len(self)} candidates name one of the {len(class_names)} classes left out."
-        return Pool(
-            name=f"{self.name} without {len(class_names)} classes", texts=tuple(self.texts[row] for row in kept),
-            places=tuple(self.places[row] for row in kept), notes=(*self.notes, note),
+    def without(self, class_names: Sequence[str]) -> Pool:
+        """The candidates whose text names none of some classes: whole words, singular or plural, in any case. Other words for a class stay.
+
+        Raises:
+            SettingError: no name.
+            DataError: no candidate is left.
+        """
+        if not (wanted := [name for name in class_names if name.strip()]):
+            raise SettingError("No class is named that candidates are to be left out for. Name one at least, such as 'cat, sea lion'.")
+        named = _naming(wanted)
+        kept = [row for row, text in enumerate(self.texts) if not named.search(text)]
+        if not kept:
+            raise DataError(f"All {len(self)} candidates of {self.name} name one of the {len(wanted)} classes left out. Leave out fewer.")
+        note = f"{len(self) - len(kept)} of {len(self)} candidates name one of the {len(wanted)} classes left out."
+        return replace(
+            self, name=f"{self.name} without {len(wanted)} classes", texts=tuple(self.texts[row] for row in kept),
+            places=tuple(self.places[row] for row in kept), rows=tuple(self.rows[row] for row in kept), notes=(*self.notes, note),
         )  # fmt: skip
+
+
+def _naming(class_names: Iterable[str]) -> re.Pattern[str]:
+    words = "|".join(map(_forms, sorted(class_names, key=len, reverse=True)))
+    return re.compile(rf"(?<![^\W_])(?:{words})(?![^\W_])", re.IGNORECASE)
+
+
+def _forms(name: str) -> str:
+    """A pattern of a class's name, singular and plural, its words joined or not; a long word may be written apart, as "paint brush".
+
+    Examples:
+        >>> [bool(re.fullmatch(_forms("sea wolf"), text)) for text in ("sea wolf", "sea-wolves", "seawolfs", "sea")]
+        [True, True, True, False]
+    """
+    *first, last = [word for word in re.split(r"[\s_-]+", name) if word] or [name]
+    if last[-1] in "yY":
+        end = _apart(last[:-1]) + "(?:ys?|ies)"
+    elif last[-1] in "sS" and len(last) > 3:
+        end = _apart(last[:-1]) + "(?:s(?:es)?)?"
+    elif stem := re.fullmatch(r"(.+?)fe?", last, re.IGNORECASE):
+        end = _apart(stem[1]) + "(?:fe?s?|ves)"
+    else:
+        end = _apart(last) + "(?:e?s)?"
+    return r"[\s_-]*".join([*map(_apart, first), end])
+
+
+def _apart(word: str) -> str:
+    return (r"[\s_-]?" if len(word) >= _LONG else "").join(map(re.escape, word))
 
 
 def open_pool(place: str, *, skip_broken: bool = False, on_shard: Callable[[int, int], None] | None = None) -> Pool:
@@ -85,37 +139,55 @@ def open_pool(place: str, *, skip_broken: bool = False, on_shard: Callable[[int,
         MissingDataError: nothing there.
         DataError: a broken manifest or shard, named.
     """
-    path = unpack(place) if place in names() else Path(place)
-    shards = _shards(place) if place not in names() else []
-    if shards:
+    embedded = place in names()
+    if shards := [] if embedded else _shards(place):
         found, notes = _of_shards(shards, skip_broken, on_shard)
     else:
-        manifest = path if path.is_file() else next((path / name for name in MANIFESTS if (path / name).is_file()), None)
-        if manifest is None:
-            raise MissingDataError(
-                f"{place} is no pool of image-text pairs. Give a folder with {' or '.join(MANIFESTS)} (columns path, caption), such a "
-                "file, webdataset shards (.tar), or iconpool."
-            )
-        found, notes = _of_manifest(manifest), []
-    kept = [(text, where) for text, where in found if text]
+        found, notes = _of_manifest(_manifest(unpack(place) if embedded else Path(place), place)), []
+    kept = [(text, where) for text, where in ((_clean(text), where) for text, where in found) if text]
     if len(kept) < len(found):
         notes.append(f"{len(found) - len(kept)} candidates without a text are left out.")
     if not kept:
-        raise DataError(f"{place} holds no image with a text. Give another pool.")
-    return Pool(name=place, texts=tuple(text for text, _ in kept), places=tuple(where for _, where in kept), notes=tuple(notes))
+        raise DataError(f"{place} holds no image with a text. Give another pool. {' '.join(notes)}".rstrip())
+    texts, places = zip(*kept, strict=True)
+    return Pool(name=place, texts=texts, places=places, rows=tuple(range(len(kept))), notes=tuple(notes))
+
+
+def _clean(text: str) -> str:
+    return text.strip().encode("utf-8", "replace").decode()  # JSON may hold half a character
+
+
+def _manifest(path: Path, place: str) -> Path:
+    for file in (path, *(path / name for name in MANIFESTS)):
+        if file.is_file():
+            return file
+    raise MissingDataError(
+        f"{place} is no pool of image-text pairs. Give a folder with {' or '.join(MANIFESTS)} (columns path, caption), such a "
+        "file, webdataset shards (.tar), or iconpool."
+    )
 
 
 def _shards(place: str) -> list[Path]:
     if (folder := Path(place)).is_dir():
         return sorted(folder.glob("*.tar"))
-    if found := _BRACES.search(place):
-        width = len(found[1])
-        numbers = range(int(found[1]), int(found[2]) + 1)
-        paths = [Path(place[: found.start()] + f"{number:0{width}d}" + place[found.end() :]) for number in numbers]
-        if missing := [path for path in paths if not path.is_file()]:
-            raise MissingDataError(f"{len(missing)} of {len(paths)} shards are not there, the first is {missing[0]}. Check the pattern.")
-        return paths
-    return [Path(path) for path in sorted(glob.glob(place)) if path.endswith(".tar")]  # noqa: PTH207 - the pattern may be absolute
+    if not _BRACES.search(place):
+        return [Path(path) for path in sorted(glob.glob(place)) if path.endswith(".tar")]  # noqa: PTH207 - the pattern may be absolute
+    paths = [Path(path) for path in _expanded(place)]
+    if missing := [path for path in paths if not path.is_file()]:
+        raise MissingDataError(f"{len(missing)} of {len(paths)} shards are not there, the first is {missing[0]}. Check the pattern.")
+    return paths
+
+
+def _expanded(pattern: str) -> list[str]:
+    """Every {first..last} in turn."""
+    found = _BRACES.search(pattern)
+    if not found:
+        return [pattern]
+    first, last, width = int(found[1]), int(found[2]), len(found[1])
+    rest = _expanded(pattern[found.end() :])
+    if not 0 < (last - first + 1) * len(rest) <= MOST_SHARDS:
+        raise SettingError(f"{found[0]} in {pattern} is no range of shards. Write {{FIRST..LAST}}, {MOST_SHARDS} shards at most.")
+    return [f"{pattern[: found.start()]}{number:0{width}d}{end}" for number in range(first, last + 1) for end in rest]
 
 
 def _of_manifest(path: Path) -> list[tuple[str, Place]]:
@@ -126,7 +198,7 @@ def _of_manifest(path: Path) -> list[tuple[str, Place]]:
             raise DataError(f"{path}, line {line} has not got a path and a caption. Every line needs both columns; a caption may be empty.")
         image = path.parent / name
         missing += [] if image.is_file() else [image]
-        found.append((caption.strip(), Place(image, image.suffix.lower())))
+        found.append((caption, Place(image, image.suffix.lower())))
     if missing:
         raise DataError(f"{len(missing)} of {len(rows)} images of {path} are not there, such as {missing[0]}. Put them back.")
     return found
@@ -142,11 +214,37 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
             else:
                 reader = csv.DictReader(file)
                 yield from ((reader.line_num, row) for row in reader)
-    except (OSError, ValueError, csv.Error) as error:  # ValueError: no JSON, or no UTF-8
+    except (OSError, ValueError, csv.Error, RecursionError) as error:  # ValueError: no JSON, or no UTF-8
         raise DataError(f"{path} cannot be read as a manifest ({error}). Give a CSV or JSONL file in UTF-8.") from error
 
 
-@dataclass
+def _of_shards(
+    shards: Sequence[Path], skip_broken: bool, on_shard: Callable[[int, int], None] | None
+) -> tuple[list[tuple[str, Place]], list[str]]:
+    """The texts of some shards and where their images lie, in order, and what is to be told of them."""
+    found: list[tuple[str, Place]] = []
+    notes: list[str] = []
+    num_half = 0
+    for number, path in enumerate(shards, start=1):
+        shard = _Shard(path)
+        try:
+            shard.read()
+        except _BROKEN as error:
+            if not skip_broken:
+                raise DataError(
+                    f"The shard {path} is broken ({error}). Get it again, or leave out what it does not give by --skip-broken."
+                ) from error
+            notes.append(f"{path} is broken ({error}): {len(shard.whole())} of its pairs were read.")
+        found += shard.whole()
+        num_half += len(shard.samples) - len(shard.whole())
+        if on_shard:
+            on_shard(number, len(shards))
+    if num_half:
+        notes.append(f"{num_half} samples of the shards have no image or no text, and are left out.")
+    return found, notes
+
+
+@dataclass(slots=True)
 class _Sample:
     """What a shard holds under one key."""
 
@@ -154,68 +252,69 @@ class _Sample:
     place: Place | None = None
 
 
-def _of_shards(
-    shards: list[Path], skip_broken: bool, on_shard: Callable[[int, int], None] | None
-) -> tuple[list[tuple[str, Place]], list[str]]:
-    found: list[tuple[str, Place]] = []
-    notes: list[str] = []
-    for number, shard in enumerate(shards, start=1):
-        samples = _Shard(shard)
-        try:
-            samples.read()
-        except (tarfile.TarError, OSError, EOFError, ValueError) as error:
-            if not skip_broken:
-                raise DataError(
-                    f"The shard {shard} is broken ({error}). Get it again, or leave out what it does not give by --skip-broken."
-                ) from error
-            notes.append(f"{shard} is broken ({error}): {len(samples.samples)} of its samples were read.")
-        whole = [(one.text, one.place) for one in samples.samples.values() if one.text is not None and one.place]
-        if half := len(samples.samples) - len(whole):
-            notes.append(f"{half} samples of {shard} have no image or no text, and are left out.")
-        found += [(text.strip(), place) for text, place in whole]
-        if on_shard:
-            on_shard(number, len(shards))
-    return found, notes
+class _Bounded:
+    """A file as tarfile sees it: a header that claims much makes nobody read much, or read on and on behind the end."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file, self._num_empty = file, 0
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, size: int) -> bytes:
+        if not 0 <= size <= _MOST_HEADER:
+            raise ValueError(f"a header claims {size} bytes")
+        content = self._file.read(size)
+        self._num_empty += not content
+        if self._num_empty > _MOST_EMPTY:
+            raise EOFError("a header points behind the end")
+        return content
 
 
 @dataclass
 class _Shard:
-    """One tar file, read once from start to end; nothing is ever written under a member's name."""
+    """One tar file."""
 
     path: Path
     samples: dict[str, _Sample] = field(default_factory=dict)
 
+    def whole(self) -> list[tuple[str, Place]]:
+        """Every sample that has both."""
+        return [(one.text, one.place) for one in self.samples.values() if one.text is not None and one.place]
+
     def read(self) -> None:
         size = self.path.stat().st_size
-        with tarfile.open(self.path, "r:") as opened:
-            for member in opened:
-                if not member.isreg():
-                    continue
-                if member.offset_data + member.size > size:
-                    raise EOFError(f"it ends in the middle of {member.name}")
-                self._add(opened, member)
-            end = opened.offset
-        with self.path.open("rb") as file:  # tarfile takes a header that is cut off for the end
-            file.seek(end)
-            if file.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
-                raise EOFError(f"it ends at byte {size} without an end mark")
+        with self.path.open("rb") as file:
+            opened = tarfile.open(fileobj=_Bounded(file), mode="r:")  # type: ignore[call-overload]  # noqa: SIM115 - `file` is closed
+            while (member := opened.next()) is not None:
+                if member.isreg():
+                    self._add(opened, member, size)
+                opened.members.clear()  # else each stays in memory
+            file.seek(opened.offset)  # tarfile takes a header that is cut off or damaged for the end
+            mark = file.read(tarfile.BLOCKSIZE)
+        if mark != tarfile.NUL * tarfile.BLOCKSIZE:
+            raise EOFError(f"there is neither a header nor an end mark at byte {opened.offset} of {size}")
 
-    def _add(self, opened: tarfile.TarFile, member: tarfile.TarInfo) -> None:
+    def _add(self, opened: tarfile.TarFile, member: tarfile.TarInfo, size: int) -> None:
         folder, _, file = member.name.rpartition("/")
-        key, _, suffix = file.partition(".")
-        suffix = "." + suffix.lower()
+        key, _, ending = file.partition(".")
+        suffix, known = "." + ending.lower(), f"{folder}/{key}"
         if suffix in SUFFIXES:
-            self._of(folder, key).place = Place(self.path, suffix, member.offset_data, member.size)
+            _check(member, size, MOST_IMAGE, "an image")
+            self.samples.setdefault(known, _Sample()).place = Place(self.path, suffix, member.offset_data, member.size)
         elif suffix in (".txt", ".json"):
-            if member.size > MOST_TEXT:
-                raise ValueError(f"{member.name} has {member.size} bytes, too many for a caption")
+            _check(member, size, MOST_TEXT, "a caption")
             stream = opened.extractfile(member)
             text = stream.read().decode("utf-8") if stream else ""
-            sample = self._of(folder, key)
+            sample = self.samples.setdefault(known, _Sample())
             if suffix == ".txt":
                 sample.text = text
-            elif sample.text is None and isinstance(known := json.loads(text), dict) and isinstance(known.get("caption"), str):
-                sample.text = known["caption"]
+            elif sample.text is None and isinstance(fields := json.loads(text), dict) and isinstance(fields.get("caption"), str):
+                sample.text = fields["caption"]
 
-    def _of(self, folder: str, key: str) -> _Sample:
-        return self.samples.setdefault(f"{folder}/{key}", _Sample())
+
+def _check(member: tarfile.TarInfo, size: int, most: int, what: str) -> None:
+    if member.issparse():
+        raise ValueError(f"{member.name} is a sparse file")
+    if not 0 <= member.size <= most:
+        raise ValueError(f"{member.name} has {member.size} bytes, too many for {what}")
+    if member.offset_data + member.size > size:
+        raise EOFError(f"it ends in the middle of {member.name}")

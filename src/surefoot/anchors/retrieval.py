@@ -1,116 +1,188 @@
-"""Retrieval of image-text pairs: the texts of a pool that are nearest to each training image, for ARF's image-text-pair anchors."""
+"""Retrieval of image-text pairs: the texts of a pool that are nearest to each training image, for ARF's image-text-pair anchors.
+
+    query f0(x) of every training image, keys g0(t) of every candidate's text; pair of x: the candidate k = argmax f0(x) . g0(t_k)   (eq. 4)
+
+Embeddings are computed once with the pre-trained weights and cached as they arise; the image of a candidate is read when it is retrieved.
+
+References:
+    Han et al., Anchor-based Robust Finetuning of Vision-Language Models (ARF), CVPR 2024, section 4.2.2.
+"""
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
-import json
 import logging
 import math
-import shutil
-from collections.abc import Callable, Mapping, Sequence
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from PIL import Image, UnidentifiedImageError
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from surefoot.anchors.pairs import FILE, IMAGES, TEXTS
-from surefoot.anchors.pool import Pool
+from surefoot.anchors.pool import Place, Pool
 from surefoot.data.digest import digests
 from surefoot.data.embedded import cache_folder
-from surefoot.data.images import Images
-from surefoot.errors import DataError, SettingError, TrainingError
+from surefoot.data.images import Images, read_image
+from surefoot.errors import DataError, SettingError, unknown_name
 from surefoot.identity import weights_hash
 from surefoot.model import ImageTextModel
 
 log = logging.getLogger(__name__)
 
-CHUNK = 2048  # texts, or images, that an interruption costs at most
+CHUNK = 2048  # texts, or images, of one file of the cache: what an interruption costs at most
 BATCH = 256
 SPARE = 8  # candidates beyond k, for pairs whose image cannot be read
-Index = Literal["exact", "ivf"]
+INDEXES = ("exact", "ivf")
+NUM_SAMPLED = 100  # queries that an approximate index is measured with
+_TIE = 1e-5  # how far two ways to add up an inner product in float32 may differ
+_PRODUCTS = 1 << 26  # similarities in memory at a time
 OnDone = Callable[[int, int], None]
+_Search = Callable[[Tensor, int], tuple[Tensor, Tensor]]
+_Encode = Callable[[range], Iterator[tuple[Tensor, Tensor]]]
 
 
-def embed_texts(model: ImageTextModel, texts: Sequence[str], on_done: OnDone | None = None) -> Tensor:
-    """g(t) [N, D] of texts, l2-normalised, float32 on the CPU; each distinct text once, chunks of them from the cache where they are known.
+def embed_texts(model: ImageTextModel, texts: Sequence[str], on_done: OnDone | None = None, *, batch_size: int = BATCH) -> Tensor:
+    """g(t) of texts, from the cache where weights, precision, tokenizer and texts are the same.
 
-    The cache's key is made of the weights, the precision and the texts.
+    Args:
+        model: its text tower.
+        texts: N texts; each distinct one is encoded once.
+        on_done: hears how many distinct texts are done, and how many there are.
+        batch_size: texts encoded at a time.
+
+    Returns:
+        [N, D], l2-normalised, float32 on the CPU.
     """
     place = {text: row for row, text in enumerate(dict.fromkeys(texts))}
     distinct, device = list(place), next(model.parameters()).device
 
-    def encode(rows: range) -> Tensor:
-        tokens = torch.split(model.tokenize([distinct[row] for row in rows]), BATCH)
-        return torch.cat([model.encode_text(part.to(device)).cpu() for part in tokens])
+    def encode(rows: range) -> Iterator[tuple[Tensor, Tensor]]:
+        tokens = model.tokenize([distinct[row] for row in rows])
+        by_length = (tokens != 0).sum(dim=1).argsort(stable=True)  # a batch costs what its longest text costs
+        for part in torch.split(by_length, batch_size):
+            yield part, model.encode_text(tokens[part].to(device))
 
-    features = _chunked("text", model, distinct, encode, on_done)
-    return features[torch.tensor([place[text] for text in texts])]
+    features = _chunked(f"text {_tokenizer_hash(model)}", model, distinct, encode, on_done)
+    return features if len(distinct) == len(texts) else features[torch.tensor([place[text] for text in texts])]
 
 
-def embed_images(model: ImageTextModel, paths: Sequence[Path], on_done: OnDone | None = None) -> Tensor:
-    """f(x) [N, D] of images, l2-normalised, float32 on the CPU; from the cache where weights, preprocessing and files are the same."""
+def embed_images(model: ImageTextModel, paths: Sequence[Path], on_done: OnDone | None = None, *, batch_size: int = BATCH) -> Tensor:
+    """f(x) of images, from the cache where weights, precision, preprocessing and the files' bytes are the same.
+
+    Args:
+        model: its image tower.
+        paths: N images.
+        on_done: hears how many are done, and how many there are.
+        batch_size: images encoded at a time.
+
+    Returns:
+        [N, D], l2-normalised, float32 on the CPU.
+    """
     device = next(model.parameters()).device
 
-    def encode(rows: range) -> Tensor:
+    def encode(rows: range) -> Iterator[tuple[Tensor, Tensor]]:
         images = Images([paths[row] for row in rows], model.preprocess)
-        return torch.cat([model.encode_image(batch.to(device)).cpu() for batch in images.batches(BATCH)])
+        for part in torch.split(torch.arange(len(rows)), batch_size):
+            yield part, model.encode_image(images.batch(part.tolist()).to(device))
 
     return _chunked("image", model, digests(paths), encode, on_done)
 
 
-def _chunked(kind: str, model: ImageTextModel, keys: Sequence[str], encode: Callable[[range], Tensor], on_done: OnDone | None) -> Tensor:
+def _tokenizer_hash(model: ImageTextModel) -> str:
+    """What the tokenizer makes of a sentence: its files are no part of the weights."""
+    tokens = model.tokenize(["The quick brown fox; jumps over 13 lazy dogs! Ünïcödé"])
+    return hashlib.sha256(repr(tokens.tolist()).encode()).hexdigest()[:16]
+
+
+def _chunked(kind: str, model: ImageTextModel, keys: Sequence[str], encode: _Encode, on_done: OnDone | None) -> Tensor:
     """Features of `keys`, a file of the cache for each chunk of them; a file that cannot be read is made anew."""
-    weights, found = weights_hash(model), []
+    weights, whole = weights_hash(model), torch.empty(0)
     for start in range(0, len(keys), CHUNK):
         rows = range(start, min(start + CHUNK, len(keys)))
+
+        def on_batch(done: int, start: int = start) -> None:
+            if on_done:
+                on_done(start + done, len(keys))
+
         known = repr((kind, weights, model.precision, [keys[row] for row in rows]))
         path = cache_folder() / "embeddings" / f"{hashlib.sha256(known.encode()).hexdigest()[:32]}.safetensors"
-        features = _stored(path)
-        if features is None or len(features) != len(rows):
-            with torch.inference_mode():
-                features = encode(rows).clone()
+        if (features := _stored(path, len(rows))) is None:
+            features = _encoded(encode(rows), on_batch)
             _keep(path, features)
-        found.append(features)
-        if on_done:
-            on_done(rows.stop, len(keys))
-    return torch.cat(found)
+        if not start:
+            whole = torch.empty(len(keys), features.shape[1])
+        whole[start : rows.stop] = features
+        on_batch(len(rows))
+    return whole
 
 
-def _stored(path: Path) -> Tensor | None:
+def _encoded(batches: Iterator[tuple[Tensor, Tensor]], on_batch: Callable[[int], None]) -> Tensor:
+    """Features in the order of their rows, from batches of (rows, features) in any order."""
+    parts: list[tuple[Tensor, Tensor]] = []
+    with torch.inference_mode():
+        for rows, features in batches:
+            parts.append((rows, features.float().cpu()))
+            on_batch(sum(len(part) for part, _ in parts))
+    found = torch.cat([features for _, features in parts])
+    ordered = torch.empty(found.shape)
+    ordered[torch.cat([rows for rows, _ in parts])] = found
+    return ordered
+
+
+def _stored(path: Path, num_rows: int) -> Tensor | None:
     try:
-        return load_file(path)["features"] if path.is_file() else None
+        found = load_file(path)["features"] if path.is_file() else None
     except (SafetensorError, OSError, KeyError) as error:
         log.warning("%s cannot be read (%s) and is made anew.", path, error)
         return None
+    return found if found is not None and found.ndim == 2 and len(found) == num_rows else None
 
 
 def _keep(path: Path, features: Tensor) -> None:
     """Write to the cache; without room it costs time the next time, never a result."""
-    partial = path.with_name(path.name + ".part")
+    partial = path.with_name(f"{path.name}.{os.getpid()}.part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        save_file({"features": features.contiguous()}, partial)
+        save_file({"features": features}, partial)
         partial.replace(path)
     except (OSError, SafetensorError) as error:
         log.warning("The embeddings are not kept for the next time: %s.", error)
+    finally:
         partial.unlink(missing_ok=True)
 
 
-def nearest(query: Tensor, keys: Tensor, k: int, index: Index = "exact") -> tuple[Tensor, Tensor]:
-    """The k nearest keys of every query by inner product, the nearest first.
+def check(k: int, num_candidates: int, index: str) -> None:
+    """Whether so many pairs can be retrieved by such an index, asked before anything is embedded.
+
+    Raises:
+        SettingError: more pairs than there are candidates, or an inverted file without faiss.
+        UnknownNameError: another index.
+    """
+    if index not in INDEXES:
+        raise unknown_name("index", index, INDEXES)
+    if not 1 <= k <= num_candidates:
+        raise SettingError(
+            f"{k} pairs for each image were asked for, and there are {num_candidates} candidates. Ask for 1 to {num_candidates}."
+        )
+    if index == "ivf" and _faiss() is None:
+        raise SettingError("--index ivf needs faiss, which is not installed. Run: pip install 'surefoot[retrieval]'")
+
+
+def nearest(query: Tensor, keys: Tensor, k: int, index: str = "exact") -> tuple[Tensor, Tensor]:
+    """The k nearest keys of every query by inner product, the nearest first; of equally near ones the lower row.
 
     Args:
-        query: [N, D].
-        keys: [M, D], M at least k.
-        k: how many.
-        index: "exact" (faiss' flat index, or the same search in torch where faiss is not installed), or faiss' inverted file for millions.
+        query: f0(x) [N, D].
+        keys: g0(t) [M, D], M at least k.
+        k: how many; 1 in the paper.
+        index: "exact" (faiss' flat index; without faiss the same search in torch, with the same result), or "ivf", faiss' inverted file,
+            which looks at a part of the keys, for millions of them.
 
     Returns:
         Scores [N, k], and rows of `keys` [N, k].
@@ -119,119 +191,143 @@ def nearest(query: Tensor, keys: Tensor, k: int, index: Index = "exact") -> tupl
         SettingError: more than there are, or an inverted file without faiss.
 
     References:
-        Han et al., "Anchor-based robust finetuning of vision-language models", CVPR 2024, eq. 4.
+        ARF (see the head of this module), eq. 4.
     """
-    if not 1 <= k <= len(keys):
-        raise SettingError(f"{k} pairs for each image were asked for, and there are {len(keys)} candidates. Ask for 1 to {len(keys)}.")
+    check(k, len(keys), index)
+    query, keys = query.float().contiguous(), keys.float().contiguous()
+    search = _inverted(keys) if index == "ivf" else _exact(keys)
+    size = max(1, min(1024, _PRODUCTS // len(keys)))
+    parts = [_ranked(search, part, keys, k, SPARE) for part in torch.split(query, size)]
+    scores, rows = torch.cat([part[0] for part in parts]), torch.cat([part[1] for part in parts])
+    if len(lost := (rows < 0).any(dim=1).nonzero().flatten()):  # an inverted file may hold fewer than k where it looks
+        scores[lost], rows[lost] = nearest(query[lost], keys, k)
+    return scores, rows
+
+
+def _ranked(search: _Search, query: Tensor, keys: Tensor, k: int, margin: int) -> tuple[Tensor, Tensor]:
+    """`search` with scores added up in float64, so that every index gives the same order, and with ties that go on beyond k resolved."""
+    count = min(k + margin, len(keys))
+    rough, rows = search(query, count)
+    exact = torch.einsum("nd,nkd->nk", query.double(), keys[rows].double()).masked_fill(rows < 0, -math.inf)
+    rows, by_row = rows.sort(dim=1)
+    exact, by_score = exact.gather(1, by_row).sort(dim=1, descending=True, stable=True)
+    scores, found = exact[:, :k].float(), rows.gather(1, by_score)[:, :k]
+    tied = (rough[:, -1] >= exact[:, k - 1] - _TIE) & (rows[:, 0] >= 0)
+    if count < len(keys) and tied.any():
+        scores[tied], found[tied] = _ranked(search, query[tied], keys, k, 4 * margin)
+    return scores, found
+
+
+def _exact(keys: Tensor) -> _Search:
+    if (faiss := _faiss()) is None:
+        return lambda query, count: torch.topk(query @ keys.T, count)
+    flat = faiss.IndexFlatIP(keys.shape[1])
+    flat.add(keys.numpy())
+    return _searched(flat)
+
+
+def _inverted(keys: Tensor) -> _Search:
+    """About 4 sqrt(M) lists, of which a sixteenth is looked at; 40 keys a list at least, as faiss asks for."""
+    faiss, num_lists = _faiss(), max(1, min(len(keys) // 40, round(4 * math.sqrt(len(keys)))))
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(keys.shape[1]), keys.shape[1], num_lists, faiss.METRIC_INNER_PRODUCT)
+    index.nprobe = max(8, num_lists // 16)
+    index.train(keys.numpy())
+    index.add(keys.numpy())
+    return _searched(index)
+
+
+def _searched(index: Any) -> _Search:  # noqa: ANN401
+    def search(query: Tensor, count: int) -> tuple[Tensor, Tensor]:
+        scores, rows = index.search(query.numpy(), count)
+        return torch.from_numpy(scores), torch.from_numpy(rows)
+
+    return search
+
+
+def _faiss() -> Any:  # noqa: ANN401
     try:
         import faiss
-    except ImportError as error:
-        if index == "ivf":
-            raise SettingError("--index ivf needs faiss, which is not installed. Run: pip install 'surefoot[retrieval]'") from error
-        parts = [(part @ keys.T).topk(k) for part in torch.split(query, BATCH)]
-        return torch.cat([part.values for part in parts]), torch.cat([part.indices for part in parts])
-    flat = faiss.IndexFlatIP(keys.shape[1])
-    searched: Any = flat
-    if index == "ivf":
-        lists = max(1, min(len(keys) // 40, round(4 * math.sqrt(len(keys)))))
-        searched = faiss.IndexIVFFlat(flat, keys.shape[1], lists, faiss.METRIC_INNER_PRODUCT)
-        searched.nprobe = max(8, lists // 16)
-        searched.train(keys.numpy())
-    searched.add(keys.numpy())
-    scores, rows = searched.search(query.numpy(), k)
-    return torch.from_numpy(scores), torch.from_numpy(rows)
+    except ImportError:
+        return None
+    return faiss
+
+
+def recall(query: Tensor, keys: Tensor, scores: Tensor) -> float:
+    """The part of the nearest keys that an approximate index found, over at most 100 queries spread evenly; ties count as found.
+
+    Args:
+        query: [N, D].
+        keys: [M, D].
+        scores: [N, k] that the index found.
+    """
+    count = min(NUM_SAMPLED, len(query))
+    sample = torch.arange(count) * len(query) // count
+    exact, _ = nearest(query[sample], keys, scores.shape[1])
+    return float((scores[sample] >= exact - _TIE).float().mean())
 
 
 @dataclass(frozen=True, kw_only=True)
 class Retrieved:
-    """For each query the rows of its k pairs in the pool and their scores; the bytes of every distinct pair's image."""
+    """For each of N queries the rows of its k pairs in the pool, the nearest first, and their scores.
+
+    `num_unreadable` candidates gave way to the next nearest; `recall` is that of an approximate index.
+    """
 
     rows: Sequence[Sequence[int]]
     scores: Sequence[Sequence[float]]
-    images: Mapping[int, bytes]
     num_unreadable: int
+    recall: float | None = None
+
+    def distinct(self) -> list[int]:
+        """The rows of the distinct pairs."""
+        return sorted({row for wanted in self.rows for row in wanted})
 
 
-def retrieve_pairs(pool: Pool, query: Tensor, keys: Tensor, k: int, index: Index = "exact") -> Retrieved:
+def retrieve_pairs(pool: Pool, query: Tensor, keys: Tensor, k: int, index: str = "exact", on_done: OnDone | None = None) -> Retrieved:
     """The pairs of every query; one whose image cannot be read gives way to the next nearest.
 
+    Args:
+        pool: M candidates.
+        query: f0(x) [N, D] of the training images.
+        keys: g0(t) [M, D] of the candidates' texts.
+        k: pairs for each image.
+        index: see `nearest`.
+        on_done: hears how many images have their pairs, and how many there are.
+
     Raises:
-        SettingError: more pairs than candidates.
+        SettingError: more pairs than candidates, or an index that is not there.
         DataError: too few of the nearest can be read.
     """
-    scores, rows = nearest(query, keys, min(k + SPARE, len(pool)) if k <= len(pool) else k, index)
-    images: dict[int, bytes] = {}
-    bad: set[int] = set()
-    kept: list[list[int]] = []
-    for wanted in rows.tolist():
-        good: list[int] = []
-        for row in wanted:
-            if row < 0 or len(good) == k:  # an inverted file may find fewer
-                break
-            if row not in images and row not in bad:
-                content = pool.places[row].read()
-                if _is_image(content):
-                    images[row] = content
-                else:
-                    bad.add(row)
-            good += [row] if row in images else []
-        if len(good) < k:
-            raise DataError(
-                f"Of the {len(wanted)} nearest candidates of an image only {len(good)} can be read, and {k} are needed. Mend {pool.name}."
-            )
-        kept.append(good)
-    values = [
-        [float(s) for s, row in zip(own, all_, strict=True) if row in set(good)][:k]
-        for own, all_, good in zip(scores.tolist(), rows.tolist(), kept, strict=True)
-    ]
-    used = {row for good in kept for row in good}
-    return Retrieved(rows=kept, scores=values, images={row: images[row] for row in sorted(used)}, num_unreadable=len(bad))
+    check(k, len(pool), index)
+    scores, rows = nearest(query, keys, min(k + SPARE, len(pool)), index)
+    readable: dict[int, bool] = {}
+    kept_rows, kept_scores = [], []
+    with tempfile.TemporaryDirectory(prefix="surefoot-") as folder:
+        for number, (wanted, values) in enumerate(zip(rows.tolist(), scores.tolist(), strict=True), start=1):
+            good: list[tuple[int, float]] = []
+            for row, score in zip(wanted, values, strict=True):
+                if len(good) == k:
+                    break
+                if row not in readable:
+                    readable[row] = _is_image(pool.places[row], Path(folder) / "image")
+                good += [(row, score)] if readable[row] else []
+            if len(good) < k:
+                raise DataError(
+                    f"Only {len(good)} of the {len(wanted)} candidates nearest to an image can be read; {k} are needed. Mend {pool.name}."
+                )
+            kept_rows.append([row for row, _ in good])
+            kept_scores.append([score for _, score in good])
+            if on_done:
+                on_done(number, len(rows))
+    found = None if index == "exact" else recall(query, keys, scores[:, :k])
+    return Retrieved(rows=kept_rows, scores=kept_scores, num_unreadable=sum(not good for good in readable.values()), recall=found)
 
 
-def _is_image(content: bytes) -> bool:
+def _is_image(place: Place, copy: Path) -> bool:
+    """Whether training will be able to read it; shards hold no files, so that a copy is read."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            image.load()
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        copy.write_bytes(place.read())
+        read_image(copy)
+    except DataError:
         return False
     return True
-
-
-def write_pairs(folder: Path, pool: Pool, found: Retrieved, keys: Sequence[str], about: Mapping[str, object]) -> None:
-    """Write the pairs into an anchors folder: images, texts, then who retrieved what; the old ones stand until the new are whole.
-
-    Args:
-        folder: of the anchors.
-        pool: where the pairs come from.
-        found: the pairs of every training image.
-        keys: digests of the training images.
-        about: the first line: weights, model, pool, k, num_candidates.
-
-    Raises:
-        TrainingError: no room on the disk.
-    """
-    names = {row: f"{row:08d}-{hashlib.sha256(content).hexdigest()[:8]}" for row, content in found.images.items()}
-    fresh = folder / (IMAGES + ".part")
-    try:
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(parents=True)
-        for row, content in found.images.items():
-            (fresh / f"{names[row]}{pool.places[row].suffix}").write_bytes(content)
-        texts = folder / (TEXTS + ".part")
-        with texts.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("name", "text"), *((names[row], pool.texts[row]) for row in found.images)])
-        lines = [dict(about)] + [
-            {"image": key, "pairs": [names[row] for row in rows], "scores": [round(score, 6) for score in scores]}
-            for key, rows, scores in zip(keys, found.rows, found.scores, strict=True)
-        ]
-        listed = folder / (FILE + ".part")
-        listed.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
-        (folder / FILE).unlink(missing_ok=True)  # whoever reads in between finds no pairs, never half of two
-        shutil.rmtree(folder / IMAGES, ignore_errors=True)
-        fresh.replace(folder / IMAGES)
-        texts.replace(folder / TEXTS)
-        listed.replace(folder / FILE)
-    except OSError as error:
-        raise TrainingError(
-            f"The retrieved pairs could not be written into {folder} ({error}). Make room, or name another by --anchors."
-        ) from error

@@ -22,6 +22,7 @@ from surefoot.compare.curves import kinds_of
 from surefoot.data import Dataset
 from surefoot.data.subsets import few_shot
 from surefoot.job import DataOptions, Job
+from surefoot.methods import ALL
 from surefoot.model import pick_device
 from surefoot.train.preflight import lacking
 from surefoot.tune.sampler import require_optuna
@@ -84,7 +85,7 @@ def compare(
     settings = resolve(data, recipe, set_, **given, shots=min(counts, default=None), corruptions=corruptions, references=shares)
     job = Job(data=options, model=settings.model, precision=settings.precision, plan=settings.plan, device=device)
     dataset = shared.opened(options)
-    if methods == "all":
+    if set(job.plan.methods) == set(ALL):
         job = replace(job, plan=possible(job.plan, dataset))
     for own, folder in _parts(job, dataset, out, counts):
         run(own if trials is None else replace(own, plan=tuned_plan(own, dataset, folder, trials, space)), dataset, folder, kinds)

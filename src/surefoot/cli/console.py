@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from surefoot.data import Dataset
 from surefoot.errors import SettingError
 from surefoot.job import DataOptions
 
+_COMMA = re.compile(r",(?![^\[\]]*\])")  # not one inside brackets, as in lp+l2=[1e-3,1e-4]
 _Number = TypeVar("_Number", int, float)
 
 console = Console()
@@ -73,7 +75,7 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
 
 def names(text: str | None) -> list[str] | None:
     """The names of a comma-separated list; None if nothing was given."""
-    return [name.strip() for name in text.split(",") if name.strip()] if text is not None else None
+    return [name.strip() for name in _COMMA.split(text) if name.strip()] if text is not None else None
 
 
 def numbers(text: str | None, option: str) -> list[int] | None:

@@ -52,7 +52,7 @@ def rows_of(text: str) -> Rows:
         UnknownNameError: no such method in it.
         SettingError: no such alpha.
     """
-    place, colon, row = text.rpartition(":")
+    place, colon, row = _split(text)
     if not colon:
         raise SettingError(f"'{text}' names no method. Write FOLDER:METHOD@ALPHA, such as runs/mine:flyp@0.5 or runs/mine:zero_shot.")
     folder, (method, _, alpha) = Path(place), row.partition("@")
@@ -70,6 +70,14 @@ def rows_of(text: str) -> Rows:
     if not found:
         raise SettingError(f"{folder} holds no {row}. Its alphas: {', '.join(f'{x:g}' for x in runs.alphas(method))}.")
     return Rows(text, folder, found)
+
+
+def _split(text: str) -> tuple[str, str, str]:
+    """The folder, a colon, and the row: at the first colon that a folder of records stands before, else at the last."""
+    for place, letter in enumerate(text):
+        if letter == ":" and (Path(text[:place]) / FILE).is_file():
+            return text[:place], ":", text[place + 1 :]
+    return text.rpartition(":")
 
 
 def compare_rows(a: Rows, b: Rows, columns: Sequence[str] | None) -> list[Difference]:

@@ -9,7 +9,7 @@ import typer
 from rich.markup import escape
 
 from surefoot.cli.console import console
-from surefoot.methods import METHODS, get, parameters
+from surefoot.methods import METHODS, base_of, get, parameters
 
 
 def methods(name: Annotated[str | None, typer.Argument(help="One method, to see its settings and its paper.")] = None) -> None:
@@ -17,7 +17,7 @@ def methods(name: Annotated[str | None, typer.Argument(help="One method, to see 
     if name is not None:
         method = get(name)
         console.print(f"[bold]{name}[/bold]  trains {_trains(name)}; the {method.predict} head answers.\n")
-        console.print(escape(inspect.getdoc(METHODS[name]) or ""), highlight=False)
+        console.print(escape(inspect.getdoc(METHODS[base_of(name)]) or ""), highlight=False)
         for key, parameter in parameters(name).items():
             console.print(f"  --set {name}.{key}={escape(str(parameter.default))}", highlight=False)
         return

@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
+import torch
 import typer
 from rich import box
 from rich.markup import escape
 from rich.table import Column, Table
 
+from surefoot import records
 from surefoot.anchors.attach import default_folder
+from surefoot.anchors.pairs import write_pairs, writing
 from surefoot.anchors.pool import Pool, open_pool
-from surefoot.anchors.retrieval import Index, Retrieved, embed_images, embed_texts, retrieve_pairs, write_pairs
+from surefoot.anchors.retrieval import BATCH, Retrieved, check, embed_images, embed_texts, retrieve_pairs
 from surefoot.cli import console as shared
 from surefoot.cli.compare import BaseToNew
 from surefoot.cli.recipe import resolve
@@ -25,6 +29,8 @@ from surefoot.job import DataOptions, pick_precision
 from surefoot.model import ImageTextModel, load_model, pick_device
 
 NUM_SHOWN = 5
+UNSEEN = "unseen"
+_SHARE = 0.15
 Candidates = Annotated[
     str,
     typer.Option(
@@ -35,9 +41,13 @@ K = Annotated[int, typer.Option("--k", help="Pairs for each image; 1 in the pape
 IndexName = Annotated[str, typer.Option("--index", help="exact, or ivf (approximate, for millions; needs faiss).")]
 Without = Annotated[
     str | None,
-    typer.Option(help="Leave out candidates whose text names a class: 'unseen' for the data's unseen classes, or names with commas."),
+    typer.Option(
+        help="Leave out candidates whose text names a class: 'unseen' or 'unseen/NAME' for the data's own, or names with commas.",
+        show_default=False,
+    ),
 ]
 SkipBroken = Annotated[bool, typer.Option("--skip-broken", help="Take what a broken shard still gives, and count the rest.")]
+BatchSize = Annotated[int, typer.Option(help="Texts, or images, embedded at a time.")]
 
 
 def retrieve(
@@ -47,79 +57,114 @@ def retrieve(
     index: IndexName = "exact",
     without: Without = None,
     skip_broken: SkipBroken = False,
+    batch_size: BatchSize = BATCH,
     model: shared.Model = None,
     anchors: shared.Anchors = None,
     precision: shared.PrecisionOption = None,
     device: shared.Device = "auto",
     base_to_new: BaseToNew = False,
     split_seed: shared.SplitSeed = 0,
-    val_share: shared.ValShare = 0.15,
-    test_share: shared.TestShare = 0.15,
+    val_share: shared.ValShare = _SHARE,
+    test_share: shared.TestShare = _SHARE,
     skip_unreadable: shared.SkipUnreadable = False,
 ) -> None:
     """Find the image-text pairs of a pool whose texts are nearest to each training image. Embeddings are cached as they arise."""
-    if index not in ("exact", "ivf") or k < 1:
-        raise SettingError(f"--index is '{index}' and --k is {k}; they must be exact or ivf, and 1 or more.")
-    kind: Index = "ivf" if index == "ivf" else "exact"
+    if batch_size < 1:
+        raise SettingError(f"--batch-size is {batch_size}; it must be 1 or more.")
+    check(k, max(k, 1), index)
+    settings, place = resolve(data, None, None, model=model, precision=precision), pick_device(device)
     folder = default_folder(data) if anchors is None else Path(anchors)
-    shared.check_folder(folder)
-    settings = resolve(data, None, None, model=model, precision=precision)
-    place = pick_device(device)
+    with writing(folder):
+        pass  # asked before hours are spent on what would go there
     options = DataOptions(
         data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
-        base_to_new=base_to_new,
+        base_to_new=base_to_new, anchors=anchors,
     )  # fmt: skip
+    dataset = _opened(options)
+    left_out = () if without is None else _left_out(without, dataset)
+    whole, pool = _pools(candidates, skip_broken, None if without is None else left_out)
+    check(k, len(pool), index)
+    pre_trained = load_model(settings.model, device=place, precision=pick_precision(settings.precision, place))
+    found = _found(pre_trained, dataset, whole, pool, k, index, batch_size)
+    about = {"pool": pool.name, "weights": weights_hash(pre_trained), "model": settings.model, "k": k, "num_candidates": len(pool)}
+    about |= {"index": index, "precision": pre_trained.precision, "without": list(left_out), **records.provenance()}
+    own = write_pairs(folder, pool, digests(dataset.split("train").paths), found.rows, found.scores, about)
+    _show(dataset, pool, found, own)
+    shared.console.print(f"The pairs lie in {escape(str(folder))}.", soft_wrap=True, highlight=False)
+    shared.console.print(f"Next: {escape(_next(options, model))}", soft_wrap=True, highlight=False)
+
+
+def _opened(options: DataOptions) -> Dataset:
+    """The data without the anchors that lie there: damaged ones are made anew here."""
     with shared.counting("reading images") as on_image:
         dataset = options.open_plain(on_image)
     shared.tell_notes(dataset)
-    pool = _pool(candidates, skip_broken, without, dataset)
-    pre_trained = load_model(settings.model, device=place, precision=pick_precision(settings.precision, place))
-    found = _found(pre_trained, dataset, pool, k, kind)
-    about = {"pool": pool.name, "weights": weights_hash(pre_trained), "model": settings.model, "k": k, "num_candidates": len(pool)}
-    about |= {"index": kind, "precision": pre_trained.precision}
-    write_pairs(folder, pool, found, digests(dataset.split("train").paths), about)
-    _show(dataset, pool, found)
-    command = shlex.join(["surefoot", "compare", data, "--methods", "flyp,arf", *([] if anchors is None else ["--anchors", anchors])])
-    for line in (f"The pairs lie in {folder}.", f"Next: {command}"):
-        shared.console.print(escape(line), soft_wrap=True, highlight=False)
+    return dataset
 
 
-def _pool(candidates: str, skip_broken: bool, without: str | None, dataset: Dataset) -> Pool:
+def _pools(candidates: str, skip_broken: bool, left_out: tuple[str, ...] | None) -> tuple[Pool, Pool]:
+    """The pool as it is, and without what is left out."""
     with shared.counting("reading shards") as on_shard:
-        pool = open_pool(candidates, skip_broken=skip_broken, on_shard=on_shard)
-    pool = pool if without is None else pool.without(_left_out(without, dataset))
-    for note in pool.notes:
-        shared.errors.print(escape(note), soft_wrap=True, highlight=False)
-    return pool
-
-
-def _found(model: ImageTextModel, dataset: Dataset, pool: Pool, k: int, index: Index) -> Retrieved:
-    with shared.counting("embedding texts") as on_done:
-        keys = embed_texts(model, pool.texts, on_done)
-    with shared.counting("embedding images") as on_done:
-        query = embed_images(model, dataset.split("train").paths, on_done)
-    return retrieve_pairs(pool, query, keys, k, index)
+        whole = open_pool(candidates, skip_broken=skip_broken, on_shard=on_shard)
+    pool = whole if left_out is None else whole.without(left_out)
+    _tell(*pool.notes)
+    return whole, pool
 
 
 def _left_out(without: str, dataset: Dataset) -> tuple[str, ...]:
-    if without != "unseen":
+    if without != UNSEEN and without not in dataset.splits:
         return tuple(shared.names(without) or ())
-    if not dataset.unseen:
-        raise SettingError(f"--without is 'unseen', and {dataset.name} has no unseen classes. Name classes, or leave it out.")
-    return tuple(dict.fromkeys(name for split in dataset.unseen for name in split.class_names))
+    chosen = dataset.unseen if without == UNSEEN else (dataset.split(without),)
+    if not chosen:
+        raise SettingError(f"--without is '{UNSEEN}', and {dataset.name} has no unseen classes. Name classes, or leave it out.")
+    return tuple(dict.fromkeys(name for split in chosen for name in split.class_names))
 
 
-def _show(dataset: Dataset, pool: Pool, found: Retrieved) -> None:
-    train = dataset.split("train")
+def _found(model: ImageTextModel, dataset: Dataset, whole: Pool, pool: Pool, k: int, index: str, batch_size: int) -> Retrieved:
+    """The pairs of `pool`; the texts of the whole pool are embedded, so that what is left out costs nothing anew."""
+    with shared.counting("embedding texts") as on_done:
+        keys = embed_texts(model, whole.texts, on_done, batch_size=batch_size)
+    with shared.counting("embedding images") as on_done:
+        query = embed_images(model, dataset.split("train").paths, on_done, batch_size=batch_size)
+    with shared.counting("retrieving pairs") as on_done:
+        kept = keys if len(pool) == len(whole) else keys[torch.tensor(pool.rows)]
+        return retrieve_pairs(pool, query, kept, k, index, on_done)
+
+
+def _show(dataset: Dataset, pool: Pool, found: Retrieved, own: int) -> None:
+    train, distinct = dataset.split("train"), found.distinct()
     every = [score for scores in found.scores for score in scores]
     shared.console.print(
-        f"{len(train)} training images retrieved {len(found.images)} distinct pairs of {len(pool)} candidates; "
-        f"mean similarity {sum(every) / len(every):.3f}.", highlight=False,
+        f"{len(train)} training images retrieved {len(distinct)} distinct pairs of {len(pool)} candidates; "
+        f"mean similarity {sum(every) / len(every):.3f}.", soft_wrap=True, highlight=False,
     )  # fmt: skip
+    if found.recall is not None:
+        _tell(f"The index found {found.recall:.1%} of the nearest pairs, measured against exact search on a sample of the images.")
     if found.num_unreadable:
-        shared.errors.print(f"{found.num_unreadable} candidates gave way to the next: their images cannot be read.")
+        _tell(f"{found.num_unreadable} candidates gave way to the next: their images cannot be read.")
+    if own:
+        _tell(f"{own} of the retrieved pairs hold a training image itself, byte for byte. They stay: their texts say more than its class.")
     table = Table(Column("class", overflow="fold"), "retrieved text", "similarity", box=box.SIMPLE_HEAD)
     for row in dict.fromkeys(place * len(train) // NUM_SHOWN for place in range(NUM_SHOWN)):
         label = dataset.class_names[train.labels[row]]
         table.add_row(escape(label), escape(pool.texts[found.rows[row][0]]), f"{found.scores[row][0]:.3f}")
     shared.console.print(table)
+
+
+def _tell(*notes: str) -> None:
+    for note in notes:
+        shared.errors.print(escape(note.encode("utf-8", "replace").decode()), soft_wrap=True, highlight=False)
+
+
+def _next(options: DataOptions, model: str | None) -> str:
+    """The command that trains with these pairs: the same data, cut in the same way, and the same model."""
+    given: Mapping[str, object] = {
+        "--model": model, "--anchors": options.anchors, "--split-seed": options.split_seed or None,
+        "--val-share": None if options.val_share == _SHARE else options.val_share,
+        "--test-share": None if options.test_share == _SHARE else options.test_share,
+    }  # fmt: skip
+    words = [word for option, value in given.items() if value is not None for word in (option, str(value))]
+    flags = {"--base-to-new": options.base_to_new, "--skip-unreadable": options.skip_unreadable}
+    return shlex.join(
+        ["surefoot", "compare", options.data, "--methods", "flyp,arf", *words, *(flag for flag, is_set in flags.items() if is_set)]
+    )

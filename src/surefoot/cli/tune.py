@@ -15,6 +15,8 @@ from rich.markup import escape
 from rich.progress import TaskID
 from rich.table import Table
 
+from surefoot import records
+from surefoot.anchors.attach import attach
 from surefoot.cli import console as shared
 from surefoot.cli.recipe import resolve
 from surefoot.compare import Plan
@@ -22,7 +24,7 @@ from surefoot.config import parse_assignments
 from surefoot.data import Dataset, load
 from surefoot.data.subsets import base_to_new as base_half
 from surefoot.data.survey import verified
-from surefoot.job import Job, pick_precision
+from surefoot.job import DataOptions, Job, pick_precision
 from surefoot.model import load_model, pick_device
 from surefoot.train import Step
 from surefoot.tune import Trial, Tuned, Watcher, default_space, parse_space, search, train_and_val
@@ -63,6 +65,7 @@ def tune(
     search_seed: Annotated[int, typer.Option(help="Seed of the search itself.")] = 0,
     shots: Annotated[int | None, typer.Option(help="Few-shot: images a class.")] = None,
     base_to_new: Annotated[bool, typer.Option("--base-to-new", help="Train on the first half of the classes.")] = False,
+    anchors: shared.Anchors = None,
     precision: shared.PrecisionOption = None,
     device: shared.Device = "auto",
     split_seed: shared.SplitSeed = 0,
@@ -80,6 +83,7 @@ def tune(
     ranges = parse_space(space) if space else {k: v for k, v in default_space(settings.plan, method).items() if k not in fixed}
     found = load(data, seed=split_seed, val_share=val_share, test_share=test_share)
     dataset = opened(base_half(found) if base_to_new else found, skip_unreadable)
+    dataset = attach(dataset, DataOptions(data=data, anchors=anchors).anchors_folder)
     shared.tell_notes(dataset)
     pre_trained = load_model(settings.model, device=place, precision=pick_precision(settings.precision, place))
     with Display() as display:
@@ -108,7 +112,7 @@ def tuned_plan(job: Job, dataset: Dataset, out: Path, trials: int, space: list[s
         shared.errors.print(f"{escape(name)}: {trials} trials", highlight=False)
         with Display() as display:
             found = search(
-                name, model, dataset, job.plan, out / "tune" / name, trials=trials, space=ranges, watcher=display,
+                name, model, dataset, job.plan, out / "tune" / records.file_name(name), trials=trials, space=ranges, watcher=display,
                 command="surefoot " + shlex.join(sys.argv[1:]),
             )  # fmt: skip
         plan = with_settings(plan, name, found.chosen.settings)

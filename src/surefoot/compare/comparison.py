@@ -112,7 +112,7 @@ class Comparison:
         identity = records.settings_hash(
             {**self.settings(method, training), "seed": training.seed, "data": self.provenance["data"], "start": self.provenance["weights"]}
         )
-        return self.folder / "weights" / f"{method.name}-seed{training.seed}-{identity}.safetensors"
+        return self.folder / "weights" / f"{records.file_name(method.name)}-seed{training.seed}-{identity}.safetensors"
 
     def _describe(self) -> None:
         data = self.dataset

@@ -63,7 +63,7 @@ class Plan:
     @property
     def tuned(self) -> list[str]:
         """The methods that train something."""
-        return [name for name in self.methods if name != "zero_shot"]
+        return [name for name in self.methods if base_of(name) != "zero_shot"]
 
 
 class Watcher:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -30,10 +30,14 @@ class Anchors:
     weights: str = ""
     pool: str = ""
 
-    def identity(self) -> dict[str, str]:
-        """What a run that uses them is determined by: {"captions": ..., "pairs": ...}, a hash each, and where they come from."""
-        captions = sorted((path.name, text) for path, text in self.captions.items())
-        pairs = sorted((path.name, [(self.images[row].name, self.texts[row]) for row in rows]) for path, rows in self.pairs.items())
+    def identity(self, written: Callable[[Path], str]) -> dict[str, str]:
+        """What a run that uses them is determined by: {"captions": ..., "pairs": ...}, a hash each, and where they come from.
+
+        Args:
+            written: how an image is called; see `Dataset.written`.
+        """
+        captions = sorted((written(path), text) for path, text in self.captions.items())
+        pairs = sorted((written(path), [(self.images[row].name, self.texts[row]) for row in rows]) for path, rows in self.pairs.items())
         return {
             "captions": f"{self.captioner} {_hash(captions)}" if captions else "",
             "pairs": f"{self.pool} {_hash(pairs)}" if pairs else "",

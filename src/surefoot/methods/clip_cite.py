@@ -47,9 +47,10 @@ def clip_cite(
         SettingError: a negative weight, or nothing to minimise.
 
     Needs: image, label, prompt (or first_prompt), reference.
-    Relations: with lambda = eta = 0 the image tower of `tp_ft`, bit for bit; with L_SCL alone and no class twice in a batch, `flyp` with a
-        frozen scale.
-    Differences: the printed losses are sums over the batch and over directions; here each is a mean, so that lambda and eta weigh means.
+    Relations: with lambda = eta = 0 the image tower of `tp_ft`, bit for bit; with L_SCL alone at lambda = 0.5 and no class twice in a
+        batch, `flyp` with a frozen scale.
+    Differences: the printed losses are sums over the batch, here they are means, all three alike. L_SCL is the sum of its two directions,
+        as printed. The paper freezes FrozenTE's text tower in eq. 4; here it is frozen in eq. 5 too.
 
     References:
         Liu, Li, Yu, "Fully fine-tuned CLIP models are efficient few-shot learners", arXiv 2024, eqs. 2-7.
@@ -59,7 +60,7 @@ def clip_cite(
         raise SettingError(f"The weights are {weights}; each must be 0 or more, and one of them above 0.")
     text = "first_prompt" if single_template else "prompt"
     objective = Objective((alignment_weight * cross_entropy(label_smoothing, logit_adjustment),))
-    objective += contrastive_weight * supervised_contrastive(text, positive_in_denominator)
+    objective += 2 * contrastive_weight * supervised_contrastive(text, positive_in_denominator)  # eq. 4 sums what the loss averages
     objective += distillation_weight * similarity_distillation(text, reverse_distillation)
     head = ("head",) if alignment_weight and frozen != "classifier" else ()
     tower = ("text",) if (contrastive_weight or distillation_weight) and frozen != "text" else ()

@@ -31,9 +31,8 @@ def flyp(
     Needs: image, prompt (first_prompt with a single template), label where collisions are masked or cross-entropy is added, class_prompt
         for the latter.
     Relations: `flyp_ce` takes the same texts as the rows of a classifier; `arf` adds anchors.
-    Differences: a model with a logit bias was pre-trained with SigLIP's sigmoid loss; it is fine-tuned with that one, its bias trained too;
-        masked collisions take the softmax loss all the same. The printed eq. 1 sums over the batch; this follows the release and takes
-        means.
+    Differences: a model with a logit bias was pre-trained with SigLIP's sigmoid loss; it is fine-tuned with that one, its bias trained too.
+        The printed eq. 1 sums over the batch; this follows the release and takes means.
 
     References:
         Goyal et al., "Finetune like you pretrain: improved finetuning of zero-shot vision models", CVPR 2023, eq. 1, algorithm 1.
@@ -42,7 +41,7 @@ def flyp(
         raise SettingError(f"cross_entropy_weight is {cross_entropy_weight}; it must be 0 or more. 0 is FLYP itself.")
     text = "first_prompt" if single_template else "prompt"
     contrast = supervised_contrastive(text) if mask_collisions else contrastive(text)
-    objective = contrast + cross_entropy_weight * text_cross_entropy("class_prompt")
+    objective = contrast + cross_entropy_weight * text_cross_entropy("first_class_prompt" if single_template else "class_prompt")
     trains = tuple(group for group in PRE_TRAINED if group != "text") if frozen_text else PRE_TRAINED
     return Method(name="flyp", stages=(Stage(objective=objective, trains=trains, head="from_text"),), predict="text")
 

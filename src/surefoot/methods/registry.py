@@ -53,6 +53,9 @@ def base_of(name: str) -> str:
 def variant_settings(name: str) -> dict[str, Any]:
     """The settings that a variant's name holds, as TOML reads them.
 
+    Raises:
+        SettingError: a setting that stands there twice.
+
     Examples:
         >>> variant_settings("car_ft+contexts=own+context_weight=0.5"), variant_settings("lp")
         ({'contexts': 'own', 'context_weight': 0.5}, {})
@@ -60,6 +63,8 @@ def variant_settings(name: str) -> dict[str, Any]:
     found = {}
     for text in _SETTING.split(name)[1:]:
         key, _, value = text.partition("=")
+        if key in found:
+            raise SettingError(f"'{name}' sets {key} twice. Write it once.")
         try:
             found[key] = tomllib.loads(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
@@ -137,7 +142,7 @@ _COMMON = tuple(name for name in inspect.signature(adapted).parameters if name !
 def parameters(name: str) -> dict[str, inspect.Parameter]:
     """The settings of a method: those of its factory, then those that every trained method has; annotations are types."""
     found = dict(inspect.signature(METHODS[base_of(name)], eval_str=True).parameters)
-    if name != "zero_shot":
+    if base_of(name) != "zero_shot":
         found |= {key: p for key, p in inspect.signature(adapted, eval_str=True).parameters.items() if key != "method"}
     return found
 

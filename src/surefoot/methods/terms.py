@@ -73,14 +73,16 @@ def _pre_training_loss(forward: Forward, image: Tensor, text: str) -> Tensor:
 def supervised_contrastive(text: str, positive_in_denominator: bool = True) -> Term:
     """Image-text contrast in both directions, in which other items of the same class are no negatives.
 
+    SigLIP's sigmoid loss without those pairs for a model with a logit bias, whatever `positive_in_denominator` says.
+
     Needs: image, label, and the field named by `text`.
     """
 
     def value(forward: Forward) -> Tensor:
-        keep = positive_in_denominator
-        return losses.supervised_contrastive(
-            forward.image, forward.text(text), forward.label, forward.scale, positive_in_denominator=keep
-        )  # fmt: skip
+        pair, keep = (forward.image, forward.text(text)), positive_in_denominator
+        if forward.bias is not None:
+            return losses.sigmoid_contrastive(*pair, forward.scale, forward.bias, label=forward.label)
+        return losses.supervised_contrastive(*pair, forward.label, forward.scale, positive_in_denominator=keep)
 
     return Term("supervised_contrastive", value, frozenset({"image", "label", text}))
 

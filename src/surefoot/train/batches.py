@@ -15,7 +15,7 @@ from surefoot.objective import Batch
 from surefoot.prompts import PromptTable
 from surefoot.train.settings import Training
 
-SUPPLIED = frozenset({"image", "label", "prompt", "first_prompt", "class_prompt", "start", "reference"})
+SUPPLIED = frozenset({"image", "label", "prompt", "first_prompt", "class_prompt", "first_class_prompt", "start", "reference"})
 CAPTION, PAIRS = "caption", frozenset({"anchor_image", "anchor_text"})
 """What the anchors of the data supply, once they are made."""
 
@@ -88,6 +88,8 @@ class _Texts:
             found["prompt"] = self.index[label, template]
         if "first_prompt" in self.needs:
             found["first_prompt"] = self.index[label, 0]
+        if "first_class_prompt" in self.needs:
+            found["first_class_prompt"] = self.index[:, 0]
         if "class_prompt" in self.needs:  # one template a class
             drawn = torch.randint(self.num_templates, (len(self.index),), generator=torch.Generator().manual_seed(seed))
             found["class_prompt"] = self.index[torch.arange(len(self.index)), drawn]

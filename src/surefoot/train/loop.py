@@ -140,7 +140,7 @@ class _Run:
     def identify(self) -> str:
         """All that determines the run: settings, what the stages do, seed, data, and the weights it starts from."""
         stages = [
-            (*stage_identity(stage), name, [(t.name, t.weight) for t in tried.terms])
+            (*stage_identity(stage), name, [(t.name, t.weight, sorted(t.needs)) for t in tried.terms])
             for stage in self.method.stages
             for name, tried in (stage.candidates or {"": stage.objective}).items()
         ]

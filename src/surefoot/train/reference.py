@@ -34,6 +34,7 @@ class FrozenReference:
         self._model, self._dataset = model.frozen_copy(), dataset
         self._model.load_weights(part(start, "model"))
         self._known: Tensor | None = None
+        self._tokens: Tensor | None = None
         self._features = torch.empty(0)
         self._contexts: dict[str, Tensor] = {}
 
@@ -43,9 +44,10 @@ class FrozenReference:
             return self._model.encode_image(image)
 
     def text(self, rows: Tensor, tokens: Tensor) -> Tensor:
-        """g(t; theta_0) [N, D] of the rows [N] of `tokens` [T, L], which must be the same at every call."""
+        """g(t; theta_0) [N, D] of the rows [N] of `tokens` [T, L]; they are remembered while these stay the same tensor."""
         with torch.no_grad():
-            if self._known is None:
+            if self._known is None or tokens is not self._tokens:
+                self._tokens = tokens
                 self._known = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
                 self._features = torch.empty(0)
             wanted = torch.unique(rows)
@@ -75,21 +77,21 @@ def context_templates(name: str, dataset: Dataset) -> Sequence[str]:
         dataset: whose contexts or prompts.
 
     Raises:
-        SettingError: "own", and the data set names no contexts, or only one, which tells nothing apart.
+        SettingError: "own" or "templates", and the data set has none, or only one, which tells nothing apart.
         UnknownNameError: another name.
 
     References:
         Mao et al., "Context-aware robust fine-tuning", IJCV 2024, table 5.
     """
-    if name == "own":
-        if len(dataset.contexts) < 2:
+    if name in ("own", "templates"):
+        found = list(dataset.contexts.values()) if name == "own" else list(dataset.templates)
+        if len(found) < 2:
+            where, what = ("[contexts]", "contexts") if name == "own" else ("templates", "templates")
             raise SettingError(
-                f"contexts is 'own', and {dataset.name} names {len(dataset.contexts)} contexts; two or more are needed. Name them in "
-                "dataset.toml under [contexts], or set contexts to openai80."
+                f"contexts is '{name}', and {dataset.name} names {len(found)} {what}; two or more are needed. Name them in "
+                f"dataset.toml under {where}, or set contexts to openai80."
             )
-        return list(dataset.contexts.values())
-    if name == "templates":
-        return dataset.templates
+        return found
     if name == "random7":
         return random.Random(_DRAW).sample(templates_named("openai80"), NUM_FEW)
     return templates_named("simple7" if name == "searched7" else name)

@@ -97,8 +97,8 @@ class Step:
 
 def settings_of(method: Method, training: Training, model: ImageTextModel, dataset: Dataset | None = None) -> dict[str, object]:
     """Everything that determines a run besides data and seed, for its record and its hash; the anchors of `dataset` if it uses them."""
-    anchors = dataset.anchors.identity() if dataset else {}
     used = {"captions": "caption" in method.needs, "pairs": "anchor_image" in method.needs}
+    anchors = dataset.anchors.identity(dataset.written) if dataset and any(used.values()) else {}
     training_settings = {name: value for name, value in asdict(training).items() if name != "seed"}
     own = {"method": method.name, **method.settings, **{name: value for name, value in anchors.items() if used[name]}}
     return {**own, "model": model.name, "precision": model.precision, **training_settings}

@@ -56,7 +56,7 @@ def recipe(plan: Plan, name: str, model: ImageTextModel, header: Sequence[str], 
     top = {"model": model.name, "precision": model.precision, "methods": [name], "seeds": plan.seeds, "alphas": plan.alphas}
     top |= {key: value for key in ("shots", "corruptions") if (value := getattr(plan, key)) is not None}
     training = {key: value for key, value in asdict(plan.training).items() if key != "seed"}
-    own = {**plan.overrides.get(name, {}), **settings}
+    own = {**plan.overrides_of(name), **settings}
     key = json.dumps(name) if "+" in name else name
     lines = [f"# {' '.join(line.split())}".rstrip() for line in header]
     lines += [
