@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,9 +41,20 @@ def measured(test: dict[str, Any], runs: dict[str, str]) -> Difference | str:
         except SurefootError:
             return "not measured yet"
     try:
-        return compare_rows(*rows, [column_of(rows[0], test["on"])])[0]
+        return compare_rows(*in_common(*rows), [column_of(rows[0], test["on"])])[0]
     except SurefootError as error:
         return str(error)
+
+
+def in_common(a: Rows, b: Rows) -> tuple[Rows, Rows]:
+    """The rows at the seeds that both have; a zero-shot model and a soup stand against all."""
+    if any(len(rows.evaluations) == 1 and (rows.evaluations[0].alpha == 0 or "soup" in rows.evaluations[0].method) for rows in (a, b)):
+        return a, b
+    seeds = {e.seed for e in a.evaluations} & {e.seed for e in b.evaluations}
+    return (
+        replace(a, evaluations=[e for e in a.evaluations if e.seed in seeds]),
+        replace(b, evaluations=[e for e in b.evaluations if e.seed in seeds]),
+    )
 
 
 def verdict(found: Difference, expect: int) -> str:
@@ -71,7 +83,7 @@ def lines(claims: list[dict[str, Any]], runs: dict[str, str]) -> list[str]:
                 cells = (header(test["on"]), "–", found)
             else:
                 text = f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-                cells = (header(found.on), text, f"{verdict(found, test['expect'])}, {found.num_seeds} seeds")
+                cells = (header(found.on), text, f"{verdict(found, test['expect'])}, {found.num_seeds} seed{'s' * (found.num_seeds > 1)}")
             first = (claim["says"], claim["paper"]) if number == 0 else ("", "")
             made.append("| " + " | ".join((*first, what, *cells)) + " |")
     return made
