@@ -43,6 +43,12 @@ def test_no_section_where_no_method_uses_anchors(tiny_model: ImageTextModel, tin
     assert 'id="anchors"' not in write_page(tmp_path, tmp_path / "page", command="").read_text()
 
 
+def test_the_section_stays_when_other_methods_are_added(tiny_model: ImageTextModel, tiny_data: Dataset, tmp_path: Path) -> None:
+    for methods in (("arf",), ("lp",)):
+        Comparison(tiny_model, tiny_data, replace(PLAN, methods=methods), tmp_path).run()
+    assert 'id="anchors"' in write_page(tmp_path, tmp_path / "page", command="").read_text()
+
+
 def test_captions_alone_and_pairs_alone(tiny_data: Dataset, tmp_path: Path) -> None:
     anchors = tiny_data.anchors
     captions = replace(tiny_data, anchors=Anchors(captions=anchors.captions, captioner="c"))

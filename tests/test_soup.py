@@ -150,7 +150,10 @@ def test_the_score_is_what_the_heads_answer_on_validation(made: Path, tiny_model
     for name in ("tp_ft", "flyp"):
         runs = ingredients_of(f"{made}:{name}")
         state = uniform_soup([load_file(one.path) for one in runs])
-        found = soup.scorer(tiny_model, tiny_data, runs)(state)
+        score = soup.scorer(tiny_model, tiny_data, runs)
+        found = score(state)
+        shuffled = {**state, "head.weight": state["head.weight"].roll(1, 0), "head.bias": state["head.bias"].roll(1, 0)}
+        assert (score(shuffled) == found) == (name == "flyp"), "where the text tower answers no stored head has a say"
         model = fresh(tiny_model)
         model.load_weights(part(state, "model"))
         right = []
@@ -240,6 +243,16 @@ def test_every_ingredient_is_what_its_record_says(made: Path) -> None:
         expected = Plan(methods=(one.method.name,)).method_of(one.method.name)
         assert (one.method.trains, one.method.predict) == (expected.trains, expected.predict)
         assert dict(one.weights()).keys() == load_file(one.path).keys()
+
+
+def test_a_method_has_the_settings_that_its_run_had(made: Path, tmp_path: Path) -> None:
+    record = stands(made).runs["tp_ft", 0].points[1.0]
+    given = replace(record, settings={**record.settings, "layers": "visual[-1:]", "label_smoothing": 0.1})
+    path = soup.weights_file(tmp_path, given)
+    path.parent.mkdir()
+    path.touch()
+    method = Ingredient.of(tmp_path, given).method
+    assert (method.stages[0].trains, method.settings["label_smoothing"]) == (("visual[-1:]", "head"), 0.1)
 
 
 def test_an_earlier_run_is_named_by_its_file(made: Path, tiny_root: Path, loaded_model: ImageTextModel, tmp_path: Path) -> None:

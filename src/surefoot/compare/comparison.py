@@ -246,7 +246,7 @@ class Comparison:
         new += [replace(one, runs=runs) for one in robustness(found, chosen, references)]
         if best := conclusions.best(found, chosen):
             new += gallery.examples(self.folder, self.dataset, f"{best.method} + WiSE-FT (ID val.)", best, self.zero, runs)
-        if any({"caption", "anchor_image"} & self.plan.method_of(name).needs for name in self.plan.methods):
+        if any({"captions", "pairs"} & record.settings.keys() for record in found):  # also runs from before, of other methods
             new += gallery.anchored(self.folder, self.dataset, runs)
         if list(records.read(self.folder))[-len(new) :] != new:
             for record in new:
