@@ -145,27 +145,28 @@ def test_every_soup_is_scored_once_and_told(tmp_path: Path) -> None:
 # ---- what chooses
 
 
-def test_the_score_is_what_the_heads_answer_on_validation(made: Path, tiny_model: ImageTextModel, tiny_data: Dataset) -> None:
-    split = tiny_data.split("val")
-    for name in ("tp_ft", "flyp"):
-        runs = ingredients_of(f"{made}:{name}")
-        state = uniform_soup([load_file(one.path) for one in runs])
-        score = soup.scorer(tiny_model, tiny_data, runs)
-        found = score(state)
-        shuffled = {**state, "head.weight": state["head.weight"].roll(1, 0), "head.bias": state["head.bias"].roll(1, 0)}
-        assert (score(shuffled) == found) == (name == "flyp"), "where the text tower answers no stored head has a say"
-        model = fresh(tiny_model)
-        model.load_weights(part(state, "model"))
-        right = []
-        with torch.no_grad():
-            weight, bias = state["head.weight"], state["head.bias"]
-            if name == "flyp":  # the text head of the mean towers, not the mean of the text heads
-                rows = [model.encode_text(model.tokenize([t.replace("{}", n) for t in tiny_data.templates])) for n in tiny_data.class_names]
-                weight, bias = torch.stack([F.normalize(row.mean(0), dim=0) for row in rows]), torch.zeros(3)
-            for path, label in zip(split.paths, split.labels, strict=True):
-                feature = model.encode_image(model.preprocess(read_image(path))[None])[0]
-                right.append(int((weight @ feature + bias).argmax()) == label)
-        assert found == pytest.approx(sum(right) / len(right))
+@pytest.mark.parametrize("name", ["tp_ft", "flyp"])
+def test_the_score_is_what_the_heads_answer_on_validation(name: str, made: Path, tiny_model: ImageTextModel, tiny_data: Dataset) -> None:
+    split, runs = tiny_data.split("val"), ingredients_of(f"{made}:{name}")
+    state = uniform_soup([load_file(one.path) for one in runs])
+    model = fresh(tiny_model)
+    model.load_weights(part(state, "model"))
+    answered = []
+    with torch.no_grad():
+        weight, bias = state["head.weight"], state["head.bias"]
+        if name == "flyp":  # the text head of the mean towers, not the mean of the text heads
+            rows = [model.encode_text(model.tokenize([t.replace("{}", n) for t in tiny_data.templates])) for n in tiny_data.class_names]
+            weight, bias = torch.stack([F.normalize(row.mean(0), dim=0) for row in rows]), torch.zeros(3)
+        for path in split.paths:
+            feature = model.encode_image(model.preprocess(read_image(path))[None])[0]
+            answered.append(int((weight @ feature + bias).argmax()))
+    right = sum(answer == label for answer, label in zip(answered, split.labels, strict=True))
+    assert soup.scorer(tiny_model, tiny_data, runs)(state) == pytest.approx(right / len(answered))
+    told = replace(tiny_data, splits={**tiny_data.splits, "val": replace(split, labels=tuple(answered))})
+    score = soup.scorer(tiny_model, told, runs)
+    assert score(state) == 1.0
+    moved = {**state, "head.weight": state["head.weight"].roll(1, 0), "head.bias": state["head.bias"].roll(1, 0)}
+    assert score(moved) == (1.0 if name == "flyp" else 0.0), "where the text tower answers no stored head has a say"
 
 
 def test_the_measure_is_the_one_that_chose_the_runs(made: Path, tiny_model: ImageTextModel, tiny_data: Dataset) -> None:
