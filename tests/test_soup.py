@@ -433,3 +433,11 @@ def test_bad_input_ends_with_a_sentence_and_nothing_is_written(made: Path, comma
             records.append(other, replace(record, provenance={**record.provenance, "data": "else"}))
     code, text = command("soup", f"{made}:tp_ft", "--out", other)
     assert (code, "holds results on other data than" in text) == (2, True)
+
+
+@pytest.mark.parametrize("method", ["flyp", "tp_ft"])
+def test_a_soup_is_evaluated_on_data_as_it_was_judged(method: str, made: Path, command: Command, tiny_root: Path, tmp_path: Path) -> None:
+    assert command("soup", f"{made}:{method}", "--out", tmp_path / "soup", "--alphas", "1")[0] == 0
+    code, text = command("evaluate", tmp_path / "soup", tiny_root, "--out", tmp_path / "again")
+    assert code == 0, text
+    assert stands(tmp_path / "again").runs["soup", 0].points[1.0].accuracy == stands(tmp_path / "soup").runs["soup", 0].points[1.0].accuracy

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from surefoot import records
+from surefoot import soup as soups
 from surefoot.bundle import Bundle, load_bundle
 from surefoot.cli import console as shared
 from surefoot.cli.report import COMMAND, write_report
@@ -73,7 +74,9 @@ def _judged(bundle: Bundle, base: ImageTextModel, dataset: Dataset, corruptions:
         task = progress.add_task("images", total=None)
         judge = Judge(base, dataset, start, None, corruptions, on_images=lambda number: progress.advance(task, number))
         progress.update(task, total=2 * judge.num_images)
-        own = Member.of(replace(get(bundle.card.method), predict=predict), state_on(bundle, dataset, start))
+        # a soup is of no method: what moves all that any method moves stands for it
+        method = get("flyp" if bundle.card.method in soups.NAMES.values() else bundle.card.method)
+        own = Member.of(replace(method, name=bundle.card.method, predict=predict), state_on(bundle, dataset, start))
         return judge.judge_all([Member.of(get("zero_shot"), start), own])
 
 
