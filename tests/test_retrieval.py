@@ -358,8 +358,8 @@ def claims_a_petabyte(shards: Path) -> str:
     return str(shards)
 
 
-def sparse_without_end(shards: Path) -> str:
-    """tarfile reads a sparse file's map until it is whole: here, for ever."""
+def sparse_map_without_end(shards: Path) -> str:
+    """The map of a sparse file, which tarfile reads number by number, goes on behind the end."""
     header = tarfile.TarInfo("4.png")
     header.pax_headers = {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "4.png", "GNU.sparse.realsize": "9"}
     content = (shards / "001.tar").read_bytes()
@@ -374,7 +374,7 @@ def nested_json(shards: Path) -> str:
 
 @pytest.mark.parametrize(
     "damage",
-    [broken_tar, cut_between_members, not_a_tar, garbage_between_members, claims_a_petabyte, sparse_without_end, nested_json],
+    [broken_tar, cut_between_members, not_a_tar, garbage_between_members, claims_a_petabyte, sparse_map_without_end, nested_json],
 )
 def test_a_broken_shard_is_named_and_may_be_skipped(damage: Callable[[Path], str], shards: Path) -> None:
     place = damage(shards)
