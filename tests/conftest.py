@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from PIL import Image, ImageDraw
 from safetensors.torch import save_file
 
+from surefoot import cli
 from surefoot.data import Dataset, open_dataset
 from surefoot.data.anchors import Anchors
 from surefoot.identity import weights_hash
@@ -109,6 +111,15 @@ def tiny_data(tiny_root: Path, tiny_pool: tuple[Path, ...], loaded_model: ImageT
         texts=tuple(f"a pair, {path.name}" for path in tiny_pool), weights=weights_hash(loaded_model), pool="shapes",
     )  # fmt: skip
     return replace(data, anchors=anchors)
+
+
+def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:
+    """Type a command through the real entry point: what it ends with, and everything that it prints, spaces joined."""
+    monkeypatch.setattr(sys, "argv", ["surefoot", *map(str, arguments)])
+    with pytest.raises(SystemExit) as stop:
+        cli.main()
+    captured = capsys.readouterr()
+    return int(stop.value.code or 0), " ".join((captured.out + captured.err).split())
 
 
 @pytest.fixture

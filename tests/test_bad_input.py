@@ -7,9 +7,11 @@ import os
 import shutil
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
+from conftest import typed
 
 from surefoot import cli, records
 
@@ -25,14 +27,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     monkeypatch.setenv("COLUMNS", "300")
     monkeypatch.chdir(tmp_path)
 
-    def typed(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["surefoot", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), " ".join((captured.out + captured.err).split())
-
-    return typed
+    return partial(typed, monkeypatch, capsys)
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+from conftest import typed
 
-from surefoot import cli, records
+from surefoot import records
 from surefoot.protocols import Judge
 
 TRAINING = ("compare", "fit", "tune")
@@ -29,15 +30,11 @@ def run(tiny_root: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, cap
     own = {"compare": ["--methods", "tp_ft", "--seeds", "0"], "fit": ["--method", "tp_ft"], "tune": ["--method", "tp_ft", "--trials", "1"]}
     options = ["--model", f"local-dir:{tiny_folder}", "--precision", "fp32", "--set", "steps=2", "--set", "batch_size=8"]
 
-    def typed(command: str, *arguments: object) -> tuple[int, str]:
+    def trained(command: str, *arguments: object) -> tuple[int, str]:
         given = [str(tiny_root), *own[command], *options, "--out"] if command in TRAINING else []
-        monkeypatch.setattr(sys, "argv", ["surefoot", command, *given, *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), " ".join((captured.out + captured.err).split())
+        return typed(monkeypatch, capsys, command, *given, *arguments)
 
-    return typed
+    return trained
 
 
 @pytest.mark.parametrize("command", TRAINING)

@@ -11,10 +11,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import draw
+from conftest import draw, typed
 from torch.nn import functional as F
 
-from surefoot import cli
 from surefoot.anchors import pairs as pairs_module
 from surefoot.anchors import pool as pool_module
 from surefoot.anchors import retrieval
@@ -427,15 +426,11 @@ def test_bad_pools_are_named(folder: Path, tmp_path: Path) -> None:
 def run(tiny_root: Path, folder: Path, tiny_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Run:
     """The command on the tiny data: what it ends with, and everything that it prints."""
 
-    def typed(*options: str, candidates: Path = folder) -> tuple[int, str]:
-        given = ["retrieve", str(tiny_root), "--candidates", str(candidates), "--model", f"local-dir:{tiny_folder}", *options]
-        monkeypatch.setattr(sys, "argv", ["surefoot", *given])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), " ".join((captured.out + captured.err).split())
+    def retrieved(*options: str, candidates: Path = folder) -> tuple[int, str]:
+        given = [tiny_root, "--candidates", candidates, "--model", f"local-dir:{tiny_folder}", *options]
+        return typed(monkeypatch, capsys, "retrieve", *given)
 
-    return typed
+    return retrieved
 
 
 def test_the_command(run: Run, tiny_root: Path, tiny_folder: Path, tmp_path: Path) -> None:

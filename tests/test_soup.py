@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -11,12 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import fresh
+from conftest import fresh, typed
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.nn import functional as F
 
-from surefoot import cli, records, soup
+from surefoot import records, soup
 from surefoot.bundle import load_bundle
 from surefoot.cli.soup import ingredients_of
 from surefoot.compare import Comparison, Plan, conclusions, difference
@@ -62,14 +61,7 @@ def made(few_resamples: None, tiny_root: Path, loaded_model: ImageTextModel, tmp
 
 @pytest.fixture
 def command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Command:
-    def typed(*arguments: object) -> tuple[int, str]:
-        monkeypatch.setattr(sys, "argv", ["surefoot", *map(str, arguments)])
-        with pytest.raises(SystemExit) as stop:
-            cli.main()
-        captured = capsys.readouterr()
-        return int(stop.value.code or 0), " ".join((captured.out + captured.err).split())
-
-    return typed
+    return partial(typed, monkeypatch, capsys)
 
 
 def stands(folder: Path) -> Runs:
@@ -249,7 +241,7 @@ def test_every_ingredient_is_what_its_record_says(made: Path) -> None:
 def test_a_method_has_the_settings_that_its_run_had(made: Path, tmp_path: Path) -> None:
     record = stands(made).runs["tp_ft", 0].points[1.0]
     given = replace(record, settings={**record.settings, "layers": "visual[-1:]", "label_smoothing": 0.1})
-    path = soup.weights_file(tmp_path, given)
+    path = soup.weights_of(tmp_path, given)
     path.parent.mkdir()
     path.touch()
     method = Ingredient.of(tmp_path, given).method

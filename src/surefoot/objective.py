@@ -66,6 +66,9 @@ class Reference(Protocol):
     def contexts(self, templates: str) -> Tensor:
         """W[c, p] [K, P, D]: the embeddings of a set of context templates, filled with every class."""
 
+    def context_head(self, templates: str) -> Tensor:
+        """W_ctx [P, D]: their means over the classes, l2-normalised."""
+
 
 @dataclass(frozen=True)
 class Moved:

@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from surefoot import records
+from surefoot.compare import weights_file
 from surefoot.data.layout import Dataset
 from surefoot.data.subsets import few_shot, take
 from surefoot.errors import MissingDataError, SettingError, TrainingError
@@ -64,7 +65,7 @@ class Ingredient:
         Raises:
             MissingDataError: its weights are not there.
         """
-        path = weights_file(folder, record)
+        path = weights_of(folder, record)
         origin = {key: str(record.provenance.get(key, "")) for key in ("data", "weights")}
         name = f"{folder}:{record.method}, seed {record.seed}"
         if not path.is_file():
@@ -94,11 +95,9 @@ class Ingredient:
         return Stored(self.path, self.name)
 
 
-def weights_file(folder: Path, record: records.Evaluation) -> Path:
-    """Where `compare` put the weights that an evaluation is of; the name holds all that determines them."""
-    origin = {"data": record.provenance.get("data"), "start": record.provenance.get("weights")}
-    identity = records.settings_hash({**record.settings, "seed": record.seed, **origin})
-    return folder / "weights" / f"{records.file_name(record.method)}-seed{record.seed}-{identity}.safetensors"
+def weights_of(folder: Path, record: records.Evaluation) -> Path:
+    """Where `compare` put the weights that an evaluation is of."""
+    return weights_file(folder, record.method, record.seed, record.settings, record.provenance)
 
 
 class Stored(Mapping[str, Tensor]):

@@ -7,14 +7,12 @@ import re
 from dataclasses import replace
 from pathlib import Path
 
-from surefoot.anchors.captions import read_captions
-from surefoot.anchors.pairs import read_pairs
+from surefoot.anchors import captions as texts
+from surefoot.anchors import pairs as retrieved
 from surefoot.data.anchors import Anchors
 from surefoot.data.digest import digests
 from surefoot.data.embedded import cache_folder, names
 from surefoot.data.layout import Dataset
-
-CAPTIONS, PAIRS = "captions.jsonl", "pairs.jsonl"
 
 
 def default_folder(data: str) -> Path:
@@ -40,14 +38,14 @@ def attach(dataset: Dataset, folder: Path) -> Dataset:
     train = dataset.split("train")
     captions = {path: text for path, text in zip(train.paths, train.captions, strict=bool(train.captions)) if text}
     made = Anchors(captions=captions, captioner="data" if captions else "")
-    if any((folder / name).is_file() for name in (CAPTIONS, PAIRS)):
+    if any((folder / name).is_file() for name in (texts.FILE, retrieved.FILE)):
         digest = dict(zip(train.paths, digests(train.paths), strict=True))
-        if (folder / CAPTIONS).is_file():
-            found = read_captions(folder)
+        if (folder / texts.FILE).is_file():
+            found = texts.read_captions(folder)
             own = {path: found.by_digest[key] for path, key in digest.items() if found.by_digest.get(key)}
             made = replace(made, captions=captions | own, captioner=found.captioner)
-        if (folder / PAIRS).is_file():
-            pairs = read_pairs(folder)
+        if (folder / retrieved.FILE).is_file():
+            pairs = retrieved.read_pairs(folder)
             of = {path: pairs.of[key] for path, key in digest.items() if key in pairs.of}
             made = replace(made, pairs=of, images=pairs.images, texts=pairs.texts, weights=pairs.weights, pool=pairs.pool)
     return replace(dataset, anchors=made)

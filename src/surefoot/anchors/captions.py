@@ -29,6 +29,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from surefoot import records
+from surefoot.anchors.writing import writing
 from surefoot.data.digest import digests
 from surefoot.data.embedded import cache_folder
 from surefoot.data.images import read_image
@@ -36,6 +37,7 @@ from surefoot.errors import DataError, MissingDataError, SettingError
 
 log = logging.getLogger(__name__)
 
+KEPT = "what was captioned is kept"
 FILE = "captions.jsonl"
 OnDone = Callable[[int, int], None]
 _READERS = 8
@@ -160,7 +162,7 @@ def write_captions(folder: Path, captioner_identity: str, digests: Sequence[str]
         log.warning("%d of %d images have an empty caption and were left out.", without, len(set(digests)))
     lines = [{"captioner": captioner_identity, **records.provenance()}, *({"image": key, "caption": found[key]} for key in found)]
     partial = folder / (FILE + ".part")
-    with writing(folder, "--anchors"):
+    with writing(folder, "--anchors", KEPT):
         try:
             partial.write_bytes(b"".join(map(_line, lines)))
             partial.replace(folder / FILE)
@@ -190,23 +192,6 @@ def read_captions(folder: Path) -> Captions:
     return Captions(captioner, dict(_caption(path, number, entry) for number, entry in enumerate(rest, start=2)))
 
 
-@contextmanager
-def writing(folder: Path, option: str) -> Iterator[None]:
-    """The folder, made now; a disk that is full or refuses becomes a sentence that names where else to write.
-
-    Raises:
-        DataError: it cannot be made, or what is done within cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise DataError(
-            f"{error.filename or folder} cannot be written ({error.strerror or error}). Make room, allow it to be written, or name another "
-            f"place by {option}, and run the same command again; what was captioned is kept."
-        ) from error
-
-
 def _cached(
     keys: Sequence[str],
     work: Callable[[Sequence[str]], list[str]],
@@ -223,7 +208,7 @@ def _cached(
     for start in range(0, len(missing), batch_size):
         batch = missing[start : start + batch_size]
         found = dict(zip(batch, [" ".join(text.split()) for text in work(batch)], strict=True))
-        with writing(path.parent, "the environment variable SUREFOOT_CACHE"), path.open("ab") as file:
+        with writing(path.parent, "the environment variable SUREFOOT_CACHE", KEPT), path.open("ab") as file:
             file.write(b"".join(_line({"image": key, "caption": text}) for key, text in found.items()))
         texts |= found
         if on_done is not None:
@@ -233,7 +218,7 @@ def _cached(
 
 def _open_cache(path: Path, identity: str) -> dict[str, str]:
     """What the cache holds; begun if it is not there, and a last line that an interruption damaged taken away."""
-    with writing(path.parent, "the environment variable SUREFOOT_CACHE"), path.open("ab+") as file:
+    with writing(path.parent, "the environment variable SUREFOOT_CACHE", KEPT), path.open("ab+") as file:
         file.seek(0)
         lines = file.read().split(b"\n")[:-1]
         if lines and not _is_entry(lines[-1]):

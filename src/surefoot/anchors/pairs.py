@@ -16,15 +16,16 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from surefoot.anchors.pool import Pool
+from surefoot.anchors.writing import writing
 from surefoot.errors import DataError, MissingDataError
 
 FILE, TEXTS, IMAGES = "pairs.jsonl", "pairs.csv", "pairs"
+KEPT = "pairs that lay there are as they were, and embeddings are kept"
 AGAIN = "Run 'surefoot retrieve DATA --candidates POOL' again."
 _OURS = re.compile(r"\d{8,}-[0-9a-f]{8}(\.\w+)*")
 
@@ -96,23 +97,6 @@ def _texts(path: Path) -> dict[str, str]:
     return found
 
 
-@contextmanager
-def writing(folder: Path) -> Iterator[None]:
-    """The anchors folder, made now; a disk that is full or refuses becomes a sentence that says what to do.
-
-    Raises:
-        DataError: it cannot be made, or what is done within cannot be written.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except OSError as error:
-        raise DataError(
-            f"{error.filename or folder} cannot be written ({error.strerror or error}). Make room, allow it to be written, or name another "
-            "place by --anchors, and run the same command again; pairs that lay there are as they were, and embeddings are kept."
-        ) from error
-
-
 def write_pairs(
     folder: Path,
     pool: Pool,
@@ -139,7 +123,7 @@ def write_pairs(
     """
     distinct, known, own = sorted({row for wanted in rows for row in wanted}), set(keys), 0
     names: dict[int, str] = {}
-    with writing(folder):
+    with writing(folder, "--anchors", KEPT):
         (folder / IMAGES).mkdir(exist_ok=True)
         for row in distinct:
             content = pool.places[row].read()

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,25 +13,23 @@ from rich import box
 from rich.markup import escape
 from rich.table import Column, Table
 
-from surefoot.anchors.attach import default_folder
 from surefoot.anchors.captioners import MAX_NEW_TOKENS, load_captioner
-from surefoot.anchors.captions import FILE, Captioner, cache_path, caption_images, rewrite_captions, write_captions, writing
+from surefoot.anchors.captions import FILE, KEPT, Captioner, cache_path, caption_images, rewrite_captions, write_captions
 from surefoot.anchors.given import captions_of_csv, captions_of_data
 from surefoot.anchors.rewriting import TransformersRewriter
+from surefoot.anchors.writing import writing
 from surefoot.cli import console as shared
 from surefoot.cli.compare import BaseToNew
-from surefoot.data import Dataset, load
+from surefoot.data import Dataset
 from surefoot.data.digest import digests
 from surefoot.data.embedded import names
-from surefoot.data.subsets import base_to_new as base_half
-from surefoot.data.survey import verified
 from surefoot.errors import MissingDataError, SettingError, unknown_name
+from surefoot.job import DataOptions
 from surefoot.model import pick_device
 
 HUB_DEFAULT = "hf:Salesforce/blip-image-captioning-base"
 KINDS = ("iconcap", "data", "csv:FILE", "hf:FOLDER", "hf:NAME")
 NUM_SHOWN = 5
-_SHARE = 0.15
 
 CaptionerName = Annotated[
     str | None,
@@ -61,8 +58,8 @@ def caption(
     device: shared.Device = "auto",
     base_to_new: BaseToNew = False,
     split_seed: shared.SplitSeed = 0,
-    val_share: shared.ValShare = _SHARE,
-    test_share: shared.TestShare = _SHARE,
+    val_share: shared.ValShare = 0.15,
+    test_share: shared.TestShare = 0.15,
     skip_unreadable: shared.SkipUnreadable = False,
 ) -> None:
     """Caption every training image once, for ARF. Captions are cached as they arise: an interrupted run goes on, nothing is said twice."""
@@ -71,9 +68,13 @@ def caption(
     name, on = captioner or ("iconcap" if data in names() else HUB_DEFAULT), pick_device(device)
     chosen = _captioner(name, prompt, on, max_new_tokens, num_beams)
     rewriter = None if rewrite is None else TransformersRewriter(rewrite, device=on)
-    folder = default_folder(data) if anchors is None else Path(anchors)
-    dataset = _open(data, split_seed, val_share, test_share, skip_unreadable, base_to_new)
-    with writing(folder, "--anchors"):
+    options = DataOptions(
+        data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
+        base_to_new=base_to_new, anchors=anchors,
+    )  # fmt: skip
+    dataset = shared.opened(options, anchors=False)
+    folder = options.anchors_folder
+    with writing(folder, "--anchors", KEPT):
         pass  # asked before hours are spent on what would go there
     identity, captions = _caption(dataset, name, chosen, batch_size)
     if rewriter is not None:
@@ -83,14 +84,7 @@ def caption(
     write_captions(folder, identity, digests(paths), captions)
     _show(dataset, captions)
     shared.console.print(f"Captions of {escape(identity)} lie in {escape(str(folder / FILE))}.", soft_wrap=True, highlight=False)
-    options = {
-        "--anchors": anchors, "--split-seed": split_seed or None, "--val-share": None if val_share == _SHARE else val_share,
-        "--test-share": None if test_share == _SHARE else test_share,
-    }  # fmt: skip
-    given = [word for option, value in options.items() if value is not None for word in (option, str(value))]
-    flags = [flag for flag, is_set in (("--base-to-new", base_to_new), ("--skip-unreadable", skip_unreadable)) if is_set]
-    command = shlex.join(["surefoot", "compare", data, "--methods", "flyp,arf", *given, *flags])
-    shared.console.print(f"Next: {escape(command)}", soft_wrap=True, highlight=False)
+    shared.console.print(f"Next: {escape(shared.next_comparison(options))}", soft_wrap=True, highlight=False)
 
 
 def _captioner(name: str, prompt: str | None, device: torch.device, max_new_tokens: int, num_beams: int) -> Captioner | None:
@@ -106,16 +100,6 @@ def _captioner(name: str, prompt: str | None, device: torch.device, max_new_toke
         looks = f"csv:{name}" if name.lower().endswith(".csv") else f"hf:{name}" if "/" in name or Path(name).is_dir() else None
         raise unknown_name("captioner", name, [*KINDS, *([looks] if looks else [])])
     return load_captioner(name, prompt=prompt, device=device, max_new_tokens=max_new_tokens, num_beams=num_beams)
-
-
-def _open(data: str, split_seed: int, val_share: float, test_share: float, skip_unreadable: bool, base: bool) -> Dataset:
-    """The data as training opens them, but without the anchors that lie there: damaged ones are made anew here."""
-    with shared.counting("reading images") as on_image:
-        found = load(data, seed=split_seed, val_share=val_share, test_share=test_share)
-        found = verified(found, skip_unreadable=skip_unreadable, on_image=on_image)
-    found = base_half(found) if base else found
-    shared.tell_notes(found)
-    return found
 
 
 def _caption(dataset: Dataset, name: str, captioner: Captioner | None, batch_size: int) -> tuple[str, list[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -117,9 +118,19 @@ def tell_notes(dataset: Dataset) -> None:
         errors.print(escape(note.encode("utf-8", "replace").decode()), soft_wrap=True, highlight=False)
 
 
-def opened(options: DataOptions) -> Dataset:
-    """The data set, every image read once under a bar, and what is to be told of it."""
+def opened(options: DataOptions, *, anchors: bool = True) -> Dataset:
+    """The data set, every image read once under a bar, and what is to be told of it; without anchors for commands that make them anew."""
     with counting("reading images") as on_image:
-        dataset = options.open(on_image)
+        dataset = options.open(on_image) if anchors else options.open_plain(on_image)
     tell_notes(dataset)
     return dataset
+
+
+def next_comparison(options: DataOptions, model: str | None = None) -> str:
+    """The command that trains with anchors: the same data, cut in the same way, and the same model."""
+    usual = DataOptions(data=options.data)
+    words = [] if model is None else ["--model", model]
+    for name in ("anchors", "split_seed", "val_share", "test_share", "base_to_new", "skip_unreadable"):
+        if (value := getattr(options, name)) != getattr(usual, name):
+            words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
+    return shlex.join(["surefoot", "compare", options.data, "--methods", "flyp,arf", *words])

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Mapping
-from pathlib import Path
 from typing import Annotated
 
 import torch
@@ -14,10 +11,10 @@ from rich.markup import escape
 from rich.table import Column, Table
 
 from surefoot import records
-from surefoot.anchors.attach import default_folder
-from surefoot.anchors.pairs import write_pairs, writing
+from surefoot.anchors.pairs import KEPT, write_pairs
 from surefoot.anchors.pool import Pool, open_pool
 from surefoot.anchors.retrieval import BATCH, Retrieved, check, embed_images, embed_texts, retrieve_pairs
+from surefoot.anchors.writing import writing
 from surefoot.cli import console as shared
 from surefoot.cli.compare import BaseToNew
 from surefoot.cli.recipe import resolve
@@ -30,7 +27,6 @@ from surefoot.model import ImageTextModel, load_model, pick_device
 
 NUM_SHOWN = 5
 UNSEEN = "unseen"
-_SHARE = 0.15
 Candidates = Annotated[
     str,
     typer.Option(
@@ -64,8 +60,8 @@ def retrieve(
     device: shared.Device = "auto",
     base_to_new: BaseToNew = False,
     split_seed: shared.SplitSeed = 0,
-    val_share: shared.ValShare = _SHARE,
-    test_share: shared.TestShare = _SHARE,
+    val_share: shared.ValShare = 0.15,
+    test_share: shared.TestShare = 0.15,
     skip_unreadable: shared.SkipUnreadable = False,
 ) -> None:
     """Find the image-text pairs of a pool whose texts are nearest to each training image. Embeddings are cached as they arise."""
@@ -73,14 +69,14 @@ def retrieve(
         raise SettingError(f"--batch-size is {batch_size}; it must be 1 or more.")
     check(k, max(k, 1), index)
     settings, place = resolve(data, None, None, model=model, precision=precision), pick_device(device)
-    folder = default_folder(data) if anchors is None else Path(anchors)
-    with writing(folder):
-        pass  # asked before hours are spent on what would go there
     options = DataOptions(
         data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
         base_to_new=base_to_new, anchors=anchors,
     )  # fmt: skip
-    dataset = _opened(options)
+    folder = options.anchors_folder
+    with writing(folder, "--anchors", KEPT):
+        pass  # asked before hours are spent on what would go there
+    dataset = shared.opened(options, anchors=False)
     left_out = () if without is None else _left_out(without, dataset)
     whole, pool = _pools(candidates, skip_broken, None if without is None else left_out)
     check(k, len(pool), index)
@@ -91,15 +87,7 @@ def retrieve(
     own = write_pairs(folder, pool, digests(dataset.split("train").paths), found.rows, found.scores, about)
     _show(dataset, pool, found, own)
     shared.console.print(f"The pairs lie in {escape(str(folder))}.", soft_wrap=True, highlight=False)
-    shared.console.print(f"Next: {escape(_next(options, model))}", soft_wrap=True, highlight=False)
-
-
-def _opened(options: DataOptions) -> Dataset:
-    """The data without the anchors that lie there: damaged ones are made anew here."""
-    with shared.counting("reading images") as on_image:
-        dataset = options.open_plain(on_image)
-    shared.tell_notes(dataset)
-    return dataset
+    shared.console.print(f"Next: {escape(shared.next_comparison(options, model))}", soft_wrap=True, highlight=False)
 
 
 def _pools(candidates: str, skip_broken: bool, left_out: tuple[str, ...] | None) -> tuple[Pool, Pool]:
@@ -154,17 +142,3 @@ def _show(dataset: Dataset, pool: Pool, found: Retrieved, own: int) -> None:
 def _tell(*notes: str) -> None:
     for note in notes:
         shared.errors.print(escape(note.encode("utf-8", "replace").decode()), soft_wrap=True, highlight=False)
-
-
-def _next(options: DataOptions, model: str | None) -> str:
-    """The command that trains with these pairs: the same data, cut in the same way, and the same model."""
-    given: Mapping[str, object] = {
-        "--model": model, "--anchors": options.anchors, "--split-seed": options.split_seed or None,
-        "--val-share": None if options.val_share == _SHARE else options.val_share,
-        "--test-share": None if options.test_share == _SHARE else options.test_share,
-    }  # fmt: skip
-    words = [word for option, value in given.items() if value is not None for word in (option, str(value))]
-    flags = {"--base-to-new": options.base_to_new, "--skip-unreadable": options.skip_unreadable}
-    return shlex.join(
-        ["surefoot", "compare", options.data, "--methods", "flyp,arf", *words, *(flag for flag, is_set in flags.items() if is_set)]
-    )

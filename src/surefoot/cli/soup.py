@@ -18,7 +18,7 @@ from surefoot import soup as soups
 from surefoot.bundle import CARD, save_bundle
 from surefoot.cli import console as shared
 from surefoot.cli.report import COMMAND, write_report
-from surefoot.compare import choices, differences, evaluation
+from surefoot.compare import choices, description, differences, evaluation
 from surefoot.data import Dataset
 from surefoot.errors import DataError, MissingDataError, SettingError, unknown_name
 from surefoot.identity import weights_hash
@@ -117,7 +117,7 @@ def _of_file(path: Path) -> Ingredient:
     folder = path.parent.parent
     stored = list(records.read(folder))
     for record in stored:
-        if isinstance(record, records.Evaluation) and soups.weights_file(folder, record).name == path.name:
+        if isinstance(record, records.Evaluation) and soups.weights_of(folder, record).name == path.name:
             described = [r for r in stored if isinstance(r, records.Described) and r.dataset == record.dataset]
             return Ingredient.of(folder, record, described[-1].class_names["seen"] if described else ())
     raise MissingDataError(f"{folder} has no record of a run whose weights are {path}. Give a file that 'surefoot compare' wrote.")
@@ -212,10 +212,7 @@ def _record(out: Path, dataset: Dataset, settings: Mapping[str, Any], outcomes: 
     before = _standing(out)
     name, provenance = before.dataset if before else dataset.name, records.provenance() | dict(origin)
     if before is None or before.described is None:
-        names = {"seen": dataset.class_names} | {split.name: split.class_names for split in dataset.unseen}
-        sizes = {split: len(images) for split, images in dataset.splits.items()}
-        notes, templates = dataset.notes, dataset.templates
-        records.append(out, records.Described(dataset=name, class_names=names, num_images=sizes, templates=templates, notes=notes))
+        records.append(out, description(dataset, name))
     zero = {"method": "zero_shot", "model": settings["model"], "precision": settings["precision"]}
     rows = [(settings["method"], alpha, settings) for alpha in outcomes]
     if before is None or ("zero_shot", 0) not in before.runs:

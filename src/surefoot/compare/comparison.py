@@ -109,16 +109,10 @@ class Comparison:
 
     def weights_path(self, method: Method, training: Training) -> Path:
         """Where the weights of a run lie; the name holds all that determines them."""
-        identity = records.settings_hash(
-            {**self.settings(method, training), "seed": training.seed, "data": self.provenance["data"], "start": self.provenance["weights"]}
-        )
-        return self.folder / "weights" / f"{records.file_name(method.name)}-seed{training.seed}-{identity}.safetensors"
+        return weights_file(self.folder, method.name, training.seed, self.settings(method, training), self.provenance)
 
     def _describe(self) -> None:
-        data = self.dataset
-        names = {"seen": data.class_names} | {split.name: split.class_names for split in data.unseen}
-        sizes = {name: len(split) for name, split in data.splits.items()}
-        described = records.Described(dataset=data.name, class_names=names, num_images=sizes, templates=data.templates, notes=data.notes)
+        described = description(self.dataset, self.dataset.name)
         written = [r for r in records.read(self.folder) if isinstance(r, records.Described)]
         if not written or records.settings_hash(vars(written[-1])) != records.settings_hash(vars(described)):
             records.append(self.folder, described)
@@ -294,6 +288,20 @@ def check_room(folder: Path, num_bytes: int) -> None:
             f"{folder} needs about {num_bytes / 1e9:.1f} GB for weights and checkpoints, and {free / 1e9:.1f} GB are free. "
             "Make room, or give another folder by --out."
         )
+
+
+def description(dataset: Dataset, name: str) -> records.Described:
+    """What the data are, under the name that their records have."""
+    names = {"seen": dataset.class_names} | {split.name: split.class_names for split in dataset.unseen}
+    sizes = {split: len(images) for split, images in dataset.splits.items()}
+    return records.Described(dataset=name, class_names=names, num_images=sizes, templates=dataset.templates, notes=dataset.notes)
+
+
+def weights_file(folder: Path, method: str, seed: int, settings: Mapping[str, Any], provenance: Mapping[str, Any]) -> Path:
+    """Where the weights of a run lie; the name holds all that determines them: settings, seed, and hashes of data and first weights."""
+    origin = {"data": provenance.get("data"), "start": provenance.get("weights")}
+    identity = records.settings_hash({**settings, "seed": seed, **origin})
+    return folder / "weights" / f"{records.file_name(method)}-seed{seed}-{identity}.safetensors"
 
 
 def _trained_record(method: Method, training: Training, settings: Mapping[str, Any], fitted: Fitted) -> records.Trained:

@@ -8,7 +8,6 @@ from torch import Tensor
 
 from surefoot import losses
 from surefoot.errors import SettingError
-from surefoot.heads import context_weight
 from surefoot.objective import Forward, Term
 
 
@@ -121,8 +120,8 @@ def context_divergence(contexts: str, divergence: str = "kl", scale: float | Non
     """
 
     def value(forward: Forward) -> Tensor:
-        embeddings = forward.reference.contexts(contexts)
-        head = embeddings[forward.label] if of_class else context_weight(embeddings)
+        theta_0 = forward.reference
+        head = theta_0.contexts(contexts)[forward.label] if of_class else theta_0.context_head(contexts)
         # neither method that has this term trains the scale, so the model's is still the pre-trained one
         factor = forward.scale.detach() if scale is None else scale
         return DIVERGENCES[divergence](forward.image, forward.reference_image, head, factor)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from surefoot.data.layout import Dataset
 from surefoot.errors import SettingError
-from surefoot.heads import prompt_embeddings
+from surefoot.heads import context_weight, prompt_embeddings
 from surefoot.model import ImageTextModel, templates_named
 from surefoot.prompts import PromptTable
 from surefoot.train.state import part
@@ -37,6 +37,7 @@ class FrozenReference:
         self._tokens: Tensor | None = None
         self._features = torch.empty(0)
         self._contexts: dict[str, Tensor] = {}
+        self._heads: dict[str, Tensor] = {}
 
     def image(self, image: Tensor) -> Tensor:
         """f(x; theta_0) [B, D], l2-normalised."""
@@ -66,6 +67,12 @@ class FrozenReference:
             with torch.no_grad():
                 self._contexts[templates] = prompt_embeddings(self._model, table)
         return self._contexts[templates]
+
+    def context_head(self, templates: str) -> Tensor:
+        """W_ctx [P, D] of the same templates, made once for all steps."""
+        if templates not in self._heads:
+            self._heads[templates] = context_weight(self.contexts(templates))
+        return self._heads[templates]
 
 
 def context_templates(name: str, dataset: Dataset) -> Sequence[str]:
