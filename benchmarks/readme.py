@@ -31,8 +31,7 @@ def differences(folder: Path, pairs: list[tuple[str, str]], shown: tuple[str, ..
             if (d := found.get((a, b, column))) is None:
                 cells.append("–")
                 continue
-            text = f"{100 * d.mean:+.1f} [{100 * d.low:+.1f}, {100 * d.high:+.1f}]"
-            cells.append(f"({text})" if d.undecided else text)
+            cells.append(f"({d.points})" if d.undecided else d.points)
         lines.append(f"| {labels[a]} minus {labels[b]} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 

@@ -203,8 +203,7 @@ def written(found: records.Difference | None) -> str:
     """A difference in points with its interval, in brackets if it is undecided."""
     if found is None:
         return "–"
-    text = f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-    return f"({text})" if found.undecided else text
+    return f"({found.points})" if found.undecided else found.points
 
 
 def levels(run: Run, rows: Sequence[str], columns: Sequence[str], settings: Mapping[str, Any]) -> list[str] | None:

@@ -183,6 +183,11 @@ class Difference:
     def undecided(self) -> bool:
         return self.low <= 0 <= self.high
 
+    @property
+    def points(self) -> str:
+        """The difference and its interval in points, such as "+1.0 [+0.2, +2.2]"."""
+        return f"{100 * self.mean:+.1f} [{100 * self.low:+.1f}, {100 * self.high:+.1f}]"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Curve:

@@ -1,6 +1,6 @@
 """Which of the papers' claims hold on IconShift, each with a paired bootstrap 95% interval; writes docs/claims.md.
 
-    python benchmarks/claims/check.py
+    python benchmarks/docs/claims.py
 
 The claims stand in claims.toml beside this file, with the folders of the runs that they are read from. A run that is not there, or
 not finished, leaves its lines open.
@@ -15,10 +15,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from run_results import label
+
 from surefoot.cli.diff import Rows, compare_rows, rows_of
 from surefoot.errors import SurefootError
 from surefoot.records import Difference
-from surefoot.report.runs import display_name
 from surefoot.report.table import header
 
 ROOT = Path(__file__).parents[2]
@@ -64,11 +65,9 @@ def verdict(found: Difference, expect: int) -> str:
     return "holds" if (found.mean > 0) == (expect > 0) else "**does not hold**"
 
 
-def label(row: str) -> str:
-    """A row as a reader sees it."""
-    method, at, alpha = row.partition(":")[2].partition("@")
-    finish = {"": "", "val": " + WiSE-FT (ID val.)"}.get(alpha, f" + WiSE-FT {alpha}") if at else ""
-    return display_name(method) + finish
+def row_of(text: str) -> str:
+    """METHOD@ALPHA of RUN:METHOD@ALPHA."""
+    return text.partition(":")[2]
 
 
 def lines(claims: list[dict[str, Any]], runs: dict[str, str]) -> list[str]:
@@ -78,12 +77,15 @@ def lines(claims: list[dict[str, Any]], runs: dict[str, str]) -> list[str]:
         for number, test in enumerate(claim["tests"]):
             found = measured(test, runs)
             sign = "more" if test["expect"] > 0 else "less"
-            what = f"{label(test['a'])} {sign} than {label(test['b'])}"
+            what = f"{label(row_of(test['a']))} {sign} than {label(row_of(test['b']))}"
             if isinstance(found, str):
                 cells = (header(test["on"]), "–", found)
             else:
-                text = f"{100 * found.mean:+.1f} [{100 * found.low:+.1f}, {100 * found.high:+.1f}]"
-                cells = (header(found.on), text, f"{verdict(found, test['expect'])}, {found.num_seeds} seed{'s' * (found.num_seeds > 1)}")
+                cells = (
+                    header(found.on),
+                    found.points,
+                    f"{verdict(found, test['expect'])}, {found.num_seeds} seed{'s' * (found.num_seeds > 1)}",
+                )
             first = (claim["says"], claim["paper"]) if number == 0 else ("", "")
             made.append("| " + " | ".join((*first, what, *cells)) + " |")
     return made
