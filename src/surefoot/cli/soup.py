@@ -34,7 +34,7 @@ from surefoot.train import State, start_state
 
 Given = Annotated[
     list[str],
-    typer.Argument(metavar="RUNS...", help="FOLDER (all runs of its report), FOLDER:METHOD, FOLDER:METHOD@seed1, or a weights file."),
+    typer.Argument(metavar="RUNS", help="FOLDER (all runs of its report), FOLDER:METHOD, FOLDER:METHOD@seed1, or a weights file."),
 ]
 Greedy = Annotated[bool, typer.Option("--greedy", help="Add a run only if ID validation does not get worse; all runs otherwise.")]
 Alphas = Annotated[str, typer.Option(help="WiSE-FT's coefficients on top of the soup; 0 and 1 are added.")]
