@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from typer.testing import CliRunner
 
-from surefoot import cli, config, records
+from surefoot import cli, config, cookbook, records
 from surefoot.compare import Comparison, Plan, choices, comparison, differences
 from surefoot.data import Dataset, open_dataset
 from surefoot.errors import SettingError
@@ -190,8 +190,8 @@ def test_assignments_override_the_recipe_for_all_or_for_one_method() -> None:
 
 
 def test_shipped_recipes_resolve() -> None:
-    for path in config.RECIPES.glob("*.toml"):
-        assert config.resolve(config.read_recipe(path.stem), {}).plan.seeds
+    for name in cookbook.names():
+        assert config.resolve(config.read_recipe(name), {}).plan.seeds
 
 
 def test_all_problems_of_a_recipe_are_reported_together() -> None:

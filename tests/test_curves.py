@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+import re
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from xml.etree import ElementTree
@@ -17,7 +19,7 @@ from typer.testing import CliRunner
 
 from surefoot import cli, records
 from surefoot.compare import Comparison, Plan, comparison, curves
-from surefoot.compare.curves import kinds_of
+from surefoot.compare.curves import image_tower_alone, kinds_of
 from surefoot.data import Dataset, read_image
 from surefoot.errors import UnknownNameError
 from surefoot.heads import LinearHead
@@ -291,7 +293,7 @@ def test_a_curve_that_does_not_exist_is_named(tiny_model: ImageTextModel, tiny_d
     with pytest.raises(UnknownNameError, match=r"Unknown curve 'output'. Did you mean 'outputs'"):
         Comparison(tiny_model, tiny_data, PLAN, tmp_path / "out", curves=("output",))
     assert not (tmp_path / "out").exists()
-    assert kinds_of(["all", "epochs"]) == ("outputs", "epochs", "fisher")
+    assert kinds_of(["all", "epochs"]) == ("outputs", "epochs", "fisher", "visual")
 
 
 @pytest.mark.parametrize("name", ["tp_ft", "flyp"])
@@ -358,6 +360,66 @@ def test_diagonals_are_computed_once_on_no_more_images_than_allowed(
     assert (len(set(rows)), rows == sorted(rows)) == (5, True)
 
 
+# ---- the image tower alone
+
+
+VISUAL = replace(PLAN, methods=("flyp", "tp_ft"), alphas=(0.5,), training=replace(TRAINING, epochs=1))
+
+
+@pytest.mark.parametrize("name", ["flyp", "tp_ft"])
+def test_only_the_image_tower_and_a_head_that_answers_are_interpolated(name: str) -> None:
+    names = ("model.visual.a", "model.visual.count", "model.text.a", "model.logit_scale", "head.weight", "head.bias")
+    start = {key: torch.tensor([float(row), 8.0]) for row, key in enumerate(names)} | {"model.visual.count": torch.tensor(1)}
+    end = {key: tensor + 4 for key, tensor in start.items()}
+    moved = {"model.visual.a"} | ({"head.weight", "head.bias"} if name == "tp_ft" else set())
+    found = image_tower_alone(get(name), start, end, 0.25)
+    assert {key: tensor.tolist() for key, tensor in found.items()} == {
+        key: (0.75 * start[key] + 0.25 * end[key] if key in moved else end[key]).tolist() for key in names
+    }
+    ends = [image_tower_alone(get(name), start, end, alpha) for alpha in (0.0, 1.0)]
+    assert all(torch.equal(tensor, end[key]) for key, tensor in ends[1].items())
+    zero_shot = moved | {"model.visual.count"}
+    assert all(torch.equal(tensor, (start if key in zero_shot else end)[key]) for key, tensor in ends[0].items())
+
+
+def test_the_curve_of_the_image_tower_alone_keeps_its_answers(tiny_model: ImageTextModel, tiny_data: Dataset, tmp_path: Path) -> None:
+    last = Comparison(tiny_model, tiny_data, VISUAL, tmp_path, curves=("visual",))
+    found = {r.alpha: r for r in last.run() if r.method == "flyp"}
+    drawn = points(tmp_path, "visual")
+    assert {r.method for r in drawn.values()} == {"flyp"}, "the text tower of tp_ft does not move"
+    assert list(drawn) == [0.0, 0.5, 1.0]
+    (weights,) = (tmp_path / "weights").glob("flyp*")
+    start, end = last.start, load_file(weights)
+    judging = Judge(tiny_model, tiny_data, start)
+    for alpha, record in drawn.items():
+        towers = {key: (1 - alpha) * start[key] + alpha * end[key] for key in end if key.startswith("model.visual.")}
+        expected = judging.judge(get("flyp"), {**end, **towers})
+        same(Outcome(records.load_answers(tmp_path, record.answers)), expected)
+        assert record.accuracy == expected.accuracy
+    assert (drawn[1.0].accuracy, drawn[1.0].answers) == (found[1.0].accuracy, found[1.0].answers)
+    different = [judging.judge(get("flyp"), wise_ft(start, end, alpha)) for alpha in (0.0, 0.5)]
+    for alpha, other in zip((0.0, 0.5), different, strict=True):
+        mine = records.load_answers(tmp_path, drawn[alpha].answers)
+        assert any(mine[of].confidence.tolist() != given.confidence.tolist() for of, given in other.answers.items())
+
+
+def test_a_point_whose_answers_are_gone_is_judged_again_and_nothing_else(
+    tiny_model: ImageTextModel, tiny_data: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plan = replace(VISUAL, methods=("flyp",))
+    Comparison(tiny_model, tiny_data, plan, tmp_path, curves=("visual",)).run()
+    before = points(tmp_path, "visual")
+    (tmp_path / before[0.5].answers).unlink()
+    judged, judge_all = list[int](), Judge.judge_all
+    monkeypatch.setattr(Judge, "judge_all", lambda self, members: (judged.append(len(members)), judge_all(self, members))[1])
+    for _ in range(2):
+        Comparison(tiny_model, tiny_data, plan, tmp_path, curves=("visual",)).run()
+    assert judged == [1]
+    assert points(tmp_path, "visual") == before
+    assert (tmp_path / before[0.5].answers).is_file()
+    assert sum(isinstance(r, records.Curve) for r in records.read(tmp_path)) == 4
+
+
 # ---- records and report
 
 
@@ -370,7 +432,7 @@ def curve(method: str, seed: int, along: str, at: float, test: float, shifts: fl
 
 
 def frontier(*, beside: bool = True) -> Iterator[records.Record]:
-    """Two methods, two seeds; of the second method one curve, of the first all three."""
+    """Two methods, two seeds; of the first method three curves, of the second the ensemble of outputs and the image tower alone."""
     for number, method in enumerate(("tp_ft", "flyp")):
         for seed in (0, 1):
             for alpha in (0.0, 0.5, 1.0):
@@ -379,8 +441,8 @@ def frontier(*, beside: bool = True) -> Iterator[records.Record]:
                     method=method, seed=seed, alpha=alpha, dataset="d", accuracy=accuracy, num_images={}, answers="", settings={},
                     settings_hash=method, provenance={"data": "data", "weights": "weights"},
                 )  # fmt: skip
-            for along in ("outputs", "epochs", "fisher") if beside else ():
-                if along == "outputs" or method == "tp_ft":
+            for along in ("outputs", "epochs", "fisher", "visual") if beside else ():
+                if along == "outputs" or (method == "tp_ft") == (along != "visual"):
                     at = (1.0, 2.0, 3.0) if along == "epochs" else (0.0, 0.5, 1.0)
                     yield from (curve(method, seed, along, x, 0.60 + 0.02 * seed, 0.50 + 0.01 * x) for x in at)
 
@@ -390,6 +452,10 @@ def test_a_point_is_written_and_read_as_it_is(tmp_path: Path) -> None:
     for one in made:
         records.append(tmp_path, one)
     assert list(records.read(tmp_path)) == made
+    line = json.loads((tmp_path / records.FILE).read_text().splitlines()[0])
+    assert line.pop("answers") == ""
+    (tmp_path / records.FILE).write_text(json.dumps(line) + "\n")  # as it was before points had answers
+    assert list(records.read(tmp_path)) == made[:1]
 
 
 def test_curves_of_other_settings_data_or_weights_are_left_out() -> None:
@@ -417,17 +483,19 @@ def lines(svg: str) -> list[tuple[str, str]]:
 
 def test_curves_are_broken_lines_in_the_colour_of_their_method() -> None:
     svg, plain = frontier_svg(frontier()), frontier_svg(frontier(beside=False))
-    assert lines(svg) == [("m0", "outputs"), ("m0", "epochs"), ("m0", "fisher"), ("m1", "outputs")]
-    for kind in ("outputs", "epochs", "fisher"):
+    assert lines(svg) == [("m0", "outputs"), ("m0", "epochs"), ("m0", "fisher"), ("m1", "outputs"), ("m1", "visual")]
+    for kind in curves.KINDS:
         assert f".frontier .{kind}, .key .{kind} {{ stroke-dasharray:" in svg
     assert METHOD_COLOURS["light"][0] in svg
     texts = {text.text for text in ElementTree.fromstring(svg).iter() if text.tag.endswith("text")}
-    assert {"ensemble of outputs", "epochs of the run", "Fisher-weighted merge"} <= texts
+    names = {"ensemble of outputs", "epochs of the run", "Fisher-weighted merge", "image tower alone"}
+    assert names <= texts
     titles = {title.text for title in ElementTree.fromstring(svg).iter() if title.tag.endswith("title")}
     assert "TP-FT, epochs of the run, epoch 2: ID 61.0 ± 1.4, Avg. shifts 52.0 ± 0.0" in titles
     assert "FLYP, ensemble of outputs, α = 0.5: ID 61.0 ± 1.4, Avg. shifts 50.5 ± 0.0" in titles
     assert lines(plain) == []
-    assert not any(name in plain for name in ("ensemble of outputs", "epochs of the run", "Fisher-weighted merge", '"speck'))
+    assert "FLYP, image tower alone, α = 0.5: ID 61.0 ± 1.4, Avg. shifts 50.5 ± 0.0" in titles
+    assert not any(name in plain for name in (*names, '"speck'))
 
 
 def test_every_point_lies_inside_the_axes() -> None:
@@ -447,8 +515,36 @@ def test_the_page_draws_them_and_says_what_they_are(tmp_path: Path) -> None:
         records.append(tmp_path, one)
     text = write_page(tmp_path, tmp_path / "report", command="surefoot compare d").read_text(encoding="utf-8")
     assert text.count('class="beside outputs"') == 2 * 2  # wide and narrow
+    assert text.count('class="beside visual"') == 2
     assert text.count("</svg>ensemble of outputs") == 1
     assert "TP-FT, Fisher-weighted merge, α = 0.5" in text
+
+
+def table_of_points(folder: Path, given: Iterable[records.Record]) -> list[list[str]]:
+    """The cells of the table below the frontier, its heading first."""
+    for one in given:
+        records.append(folder, one)
+    text = write_page(folder, folder / "report", command="surefoot compare d").read_text(encoding="utf-8")
+    table = text.partition("All points of the curves as a table")[2].partition("</table>")[0]
+    return [re.findall(r"<t[hd][^>]*>(.*?)</t[hd]>", row) for row in re.findall(r"<tr.*?</tr>", table, re.DOTALL)]
+
+
+def test_the_table_below_the_frontier_holds_the_points_of_the_curves(tmp_path: Path) -> None:
+    header, *rows = table_of_points(tmp_path / "beside", frontier())
+    assert header == ["Method", "Curve", "α", "ID", "Avg. shifts"]
+    assert [row[1:3] for row in rows if row[0] == "TP-FT"] == [
+        [curve, at]
+        for curve, *places in (
+            ("WiSE-FT", "0", "0.5", "1"), ("ensemble of outputs", "0", "0.5", "1"),
+            ("epochs of the run", "epoch 1", "epoch 2", "epoch 3"), ("Fisher-weighted merge", "0", "0.5", "1"),
+        )
+        for at in places
+    ]  # fmt: skip
+    assert ["FLYP", "image tower alone", "0.5", "61.0 ± 1.4", "50.5 ± 0.0"] in rows
+    assert ["TP-FT", "epochs of the run", "epoch 2", "61.0 ± 1.4", "52.0 ± 0.0"] in rows
+    plain, *rows = table_of_points(tmp_path / "plain", frontier(beside=False))
+    assert (plain, len(rows)) == (["Method", "α", "ID", "Avg. shifts"], 6)
+    assert {len(row) for row in rows} == {4}
 
 
 def test_the_command_draws_what_is_asked_for(tiny_root: Path, tiny_folder: Path, tmp_path: Path) -> None:

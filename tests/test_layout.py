@@ -14,10 +14,10 @@ SOURCE = Path(surefoot.__file__).parent
 ROWS = [
     ["errors"],
     ["losses", "weights", "metrics", "intervals", "robustness", "adapters", "layers", "hf_clip", "precision"],
-    ["prompts", "model", "identity", "heads", "records", "data", "anchors"],
+    ["prompts", "model", "identity", "heads", "answers", "records", "data", "anchors"],
     ["objective", "methods"],
     ["train", "protocols", "compare", "bundle", "soup", "predict", "advise", "tune"],
-    ["job", "config", "report", "cli"],
+    ["job", "cookbook", "config", "report", "cli"],
 ]
 ORDER = {name: (row, place) for row, names in enumerate(ROWS) for place, name in enumerate(names)}
 FILES = sorted(SOURCE.rglob("*.py"))

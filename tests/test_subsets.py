@@ -165,3 +165,12 @@ def test_a_class_with_few_validation_images_gives_all_of_them(data: Dataset) -> 
     none = replace(data, splits={**data.splits, "val": take(val, [row for row in range(len(val)) if row not in first])})
     with pytest.raises(DataError, match="of val"):
         few_shot(none, 4, seed=0)
+
+
+def test_a_class_with_fewer_images_gives_all_it_has_only_where_that_is_asked_for(tiny_data: Dataset) -> None:
+    with pytest.raises(DataError, match="--fewer"):
+        few_shot(tiny_data, 9, seed=0)
+    drawn = few_shot(replace(tiny_data, fewer_shots=True), 9, seed=0)
+    assert drawn.split("train").paths == tiny_data.split("train").paths
+    assert "at most 9 training" in drawn.notes[-1]
+    assert few_shot(replace(tiny_data, fewer_shots=True), 2, seed=0).split("train") == few_shot(tiny_data, 2, seed=0).split("train")

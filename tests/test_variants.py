@@ -26,6 +26,7 @@ from surefoot.report.runs import display_name
 from surefoot.train import Training
 
 FAST = Training(epochs=1, batch_size=8, learning_rate=1e-2)
+COMPARE = sys.modules["surefoot.cli.compare"]  # the package gives the function under that name
 OWN, OTHER = "car_ft+contexts=own", "car_ft+contexts=templates+context_weight=5e-1"
 
 
@@ -142,9 +143,9 @@ def test_all_means_every_method_and_car_ft_with_the_datas_own_contexts() -> None
     ],
 )
 def test_all_leaves_out_what_the_data_lack_and_says_so(
-    change: dict[str, Any], left_out: set[str], tiny_data: Dataset, capsys: pytest.CaptureFixture[str]
+    change: dict[str, Any], left_out: set[str], tiny_data: Dataset, tiny_model: ImageTextModel, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    plan = possible(Plan(methods=ALL), replace(tiny_data, **change))
+    plan = possible(Plan(methods=ALL), replace(tiny_data, **change), lambda: tiny_model)
     assert plan.methods == tuple(name for name in ALL if name not in left_out)
     told = capsys.readouterr().err
     assert [line.partition(" is left out: ")[0] for line in told.splitlines()] == [name for name in ALL if name in left_out]
@@ -152,11 +153,55 @@ def test_all_leaves_out_what_the_data_lack_and_says_so(
     assert ("surefoot retrieve" in told) == ("arf" in left_out)
 
 
-def test_what_the_plan_switches_off_is_not_lacking(tiny_data: Dataset) -> None:
+def test_what_the_plan_switches_off_is_not_lacking(tiny_data: Dataset, tiny_model: ImageTextModel) -> None:
     bare = replace(tiny_data, anchors=replace(tiny_data.anchors, captions={}))
-    assert possible(Plan(methods=("arf",)), bare).methods == ()
-    assert possible(Plan(methods=("arf+caption_weight=0",)), bare).methods == ("arf+caption_weight=0",)
-    assert possible(Plan(methods=("arf",), overrides={"arf": {"caption_weight": 0.0}}), bare).methods == ("arf",)
+
+    def kept(*methods: str, **overrides: dict[str, float]) -> tuple[str, ...]:
+        return possible(Plan(methods=methods, overrides=overrides), bare, lambda: tiny_model).methods
+
+    assert kept("arf") == ()
+    assert kept("arf+caption_weight=0") == ("arf+caption_weight=0",)
+    assert kept("arf", arf={"caption_weight": 0.0}) == ("arf",)
+
+
+def test_pairs_of_other_weights_leave_a_method_out_and_the_model_is_loaded_only_for_them(
+    tiny_data: Dataset, tiny_model: ImageTextModel, capsys: pytest.CaptureFixture[str]
+) -> None:
+    loaded = list[ImageTextModel]()
+
+    def load() -> ImageTextModel:
+        loaded.append(tiny_model)
+        return tiny_model
+
+    foreign = replace(tiny_data, anchors=replace(tiny_data.anchors, weights="another"))
+    own = ("arf", "arf+caption_weight=0", "arf+retrieval_weight=0", "flyp")
+    assert possible(Plan(methods=own), foreign, load).methods == ("arf+retrieval_weight=0", "flyp")
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("arf is left out: its image-text pairs were retrieved with other weights (another) than those of ")
+    assert "run 'surefoot retrieve " in first
+    assert second.startswith("arf+caption_weight=0 is left out: ")
+    assert len(loaded) == 1
+    assert possible(Plan(methods=own), tiny_data, load).methods == own
+    without = replace(tiny_data, anchors=Anchors())
+    possible(Plan(methods=ALL), without, load)
+    possible(Plan(methods=("flyp", "tp_ft")), tiny_data, load)
+    assert len(loaded) == 2
+
+
+def test_all_goes_on_without_arf_and_arf_by_name_stops(
+    tiny_data: Dataset, tiny_root: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    foreign, run = replace(tiny_data, anchors=replace(tiny_data.anchors, weights="another")), list[tuple[str, ...]]()
+    monkeypatch.setattr(COMPARE.shared, "opened", lambda options: foreign)
+    common = ["compare", str(tiny_root), "--model", f"local-dir:{tiny_folder}", "--precision", "fp32", "--out", str(tmp_path / "run")]
+    result = invoke(*common, "--methods", "arf")
+    assert isinstance(result.exception, SettingError)
+    assert "retrieved with other weights (another)" in str(result.exception)
+    monkeypatch.setattr(COMPARE, "run", lambda job, *_: run.append(job.plan.methods))
+    result = invoke(*common, "--methods", "all")
+    assert result.exit_code == 0, result.output
+    assert run == [tuple(name for name in ALL if name != "arf")]
+    assert "arf is left out: its image-text pairs were retrieved with other weights" in result.stderr
 
 
 def invoke(*arguments: str) -> Result:

@@ -4,6 +4,9 @@
 
 The claims stand in claims.toml beside this file, with the folders of the runs that they are read from. A run that is not there, or
 not finished, leaves its lines open.
+
+A row is RUN:METHOD@ALPHA, as `surefoot diff` takes it, or RUN:METHOD@CURVE/ALPHA: a point of a curve beside the frontier that keeps its
+answers, such as curves:clip_cite@visual/0.5.
 """
 
 from __future__ import annotations
@@ -15,11 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from run_results import label
+from run_results import label, split_row
 
 from surefoot.cli.diff import Rows, compare_rows, rows_of
-from surefoot.errors import SurefootError
-from surefoot.records import Difference
+from surefoot.errors import MissingDataError, SurefootError
+from surefoot.records import Difference, load_answers, read
+from surefoot.report.frontier_lines import NAMES
+from surefoot.report.runs import collect, display_name
 from surefoot.report.table import header
 
 ROOT = Path(__file__).parents[2]
@@ -38,13 +43,34 @@ def measured(test: dict[str, Any], runs: dict[str, str]) -> Difference | str:
     for row in (test["a"], test["b"]):
         run, _, rest = row.partition(":")
         try:
-            rows.append(rows_of(f"{runs[run]}:{rest}"))
+            rows.append(points_of(Path(runs[run]), rest) if "/" in split_row(rest)[1] else rows_of(f"{runs[run]}:{rest}"))
         except SurefootError:
             return "not measured yet"
     try:
         return compare_rows(*in_common(*rows), [column_of(rows[0], test["on"])])[0]
     except SurefootError as error:
         return str(error)
+
+
+def points_of(folder: Path, row: str) -> Rows:
+    """The points of METHOD@CURVE/ALPHA, one a seed, as evaluations: those of the run, with what the point answered in place of theirs.
+
+    Raises:
+        MissingDataError: none there, or without their answers.
+    """
+    method, place = split_row(row)
+    along, _, at = place.partition("/")
+    runs = collect(read(folder))
+    found = []
+    for seed in runs.seeds(method):
+        point = runs.curves.get((method, seed, along), {}).get(float(at))
+        if point and point.answers:
+            numbers = {name: len(given.label) for name, given in load_answers(folder, point.answers).items()}
+            tuned = runs.runs[method, seed].points[1.0]  # its alpha stays: a point at 0 is no zero-shot model
+            found.append(replace(tuned, accuracy=point.accuracy, answers=point.answers, num_images=numbers, metrics={}))
+    if not found:
+        raise MissingDataError(f"{folder} holds no {row} with answers. Run surefoot compare with --curves {along} into it.")
+    return Rows(f"{folder}:{row}", folder, found)
 
 
 def in_common(a: Rows, b: Rows) -> tuple[Rows, Rows]:
@@ -65,9 +91,17 @@ def verdict(found: Difference, expect: int) -> str:
     return "holds" if (found.mean > 0) == (expect > 0) else "**does not hold**"
 
 
-def row_of(text: str) -> str:
-    """METHOD@ALPHA of RUN:METHOD@ALPHA."""
-    return text.partition(":")[2]
+def name_of(text: str) -> str:
+    """A row, RUN:METHOD@ALPHA or RUN:METHOD@CURVE/ALPHA, as a reader sees it.
+
+    Examples:
+        >>> name_of("curves:clip_cite@visual/0.5"), name_of("main:flyp@0.5")
+        ('CLIP-CITE, image tower alone, 0.5', 'FLYP + WiSE-FT 0.5')
+    """
+    row = text.partition(":")[2]
+    method, place = split_row(row)
+    along, slash, at = place.partition("/")
+    return f"{display_name(method)}, {NAMES.get(along, along)}, {at}" if slash else label(row)
 
 
 def lines(claims: list[dict[str, Any]], runs: dict[str, str]) -> list[str]:
@@ -77,7 +111,7 @@ def lines(claims: list[dict[str, Any]], runs: dict[str, str]) -> list[str]:
         for number, test in enumerate(claim["tests"]):
             found = measured(test, runs)
             sign = "more" if test["expect"] > 0 else "less"
-            what = f"{label(row_of(test['a']))} {sign} than {label(row_of(test['b']))}"
+            what = f"{name_of(test['a'])} {sign} than {name_of(test['b'])}"
             if isinstance(found, str):
                 cells = (header(test["on"]), "–", found)
             else:

@@ -8,19 +8,18 @@ import re
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from surefoot import cookbook
 from surefoot.compare import Plan
-from surefoot.compare.plan import reference_problems
-from surefoot.errors import MissingDataError, SettingError, unknown_name
+from surefoot.compare.plan import named_training, reference_problems
+from surefoot.errors import SettingError, unknown_name
 from surefoot.job import PRECISIONS
-from surefoot.methods import ALL, METHODS, base_of, parameters, setting_problems, variant_settings
+from surefoot.methods import ALL, METHODS, base_of, parameters, setting_problems, variant_settings, without
 from surefoot.methods.reference import REFERENCE
 from surefoot.train import Training
 
-RECIPES = Path(__file__).parent / "recipes"
-_TOP = ("model", "precision", "methods", "seeds", "alphas", "training", "overrides", "shots", "corruptions", "references")
+_TOP = ("reproduces", "model", "precision", "methods", "seeds", "alphas", "training", "overrides", "shots", "corruptions", "references")
 LARGEST_SEED = 2**32 - 1
 _OF_A_VARIANT = re.compile(r"([a-z_]\w*(?:\+[a-z_]\w*=[^=]*?)+\.[a-z_]\w*)=(.*)")
 _OPTIONAL = {"clip_norm", "steps"}
@@ -41,6 +40,7 @@ def _are_tables(value: object) -> bool:
 
 
 _SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "reproduces": (lambda value: _one(str, value), 'a text, such as "FLYP, table 2"'),
     "model": (lambda value: _one(str, value) and bool(value), 'a name, such as "iconclip"'),
     "precision": (lambda value: _one(str, value), f"one of {', '.join(PRECISIONS)}"),
     "methods": (lambda value: _all(str, value) and bool(value), 'a list of methods, such as ["tp_ft", "flyp"]'),
@@ -67,17 +67,13 @@ class Settings:
 
 
 def read_recipe(name_or_path: str) -> dict[str, Any]:
-    """The tables of a recipe: one that comes with Surefoot (`iconshift`), or a TOML file.
+    """The tables of a recipe: one that comes with Surefoot (`iconshift`, `flyp/imagenet`), or a TOML file.
 
     Raises:
         MissingDataError: neither a recipe's name nor a file.
         SettingError: not valid TOML, or not UTF-8.
     """
-    path = RECIPES / f"{name_or_path}.toml"
-    path = path if path.is_file() else Path(name_or_path)
-    if not path.is_file():
-        known = ", ".join(sorted(recipe.stem for recipe in RECIPES.glob("*.toml")))
-        raise MissingDataError(f"There is no recipe '{name_or_path}'. Give a TOML file, or one of: {known}.")
+    path = cookbook.find(name_or_path)
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except UnicodeDecodeError as error:
@@ -160,8 +156,8 @@ def _problems(tables: Mapping[str, Any], training: Mapping[str, Any], overrides:
         own = {key: value for key, value in given[name].items() if key not in _TRAINING}
         known = [*parameters(name), *_TRAINING]
         found += [str(unknown_name(f"setting of {name}", key, known)) for key in own if key not in known]
-        found += setting_problems(name, {key: value for key, value in own.items() if key in known})
-        shared = {key: value for key, value in given[name].items() if key in _TRAINING}
+        found += setting_problems(without(name, _TRAINING), {key: value for key, value in own.items() if key in known})
+        shared = {key: value for key, value in given[name].items() if key in _TRAINING} | named_training(name)
         found += [f"{name}: {problem}" for problem in _training_problems({**training, **shared})] if shared else []
     if REFERENCE in overrides:
         found += [f"{REFERENCE}: {problem}" for problem in _training_problems({**training, **overrides[REFERENCE]})]
@@ -204,13 +200,15 @@ def _training_problems(training: Mapping[str, Any]) -> list[str]:
 def _fits(value: object, kind: str) -> bool:
     if value is None:
         return "None" in kind
-    if isinstance(value, bool):
-        return False
+    if isinstance(value, bool) or kind == "bool":
+        return isinstance(value, bool) and kind == "bool"
     if kind.startswith("float"):
         return isinstance(value, int | float) and not math.isinf(value)
     return isinstance(value, int if kind.startswith("int") else str)
 
 
 def _wanted(kind: str) -> str:
+    if kind == "bool":
+        return "true or false"
     word = "a finite number" if kind.startswith("float") else "a whole number" if kind.startswith("int") else "a text"
     return word + (" or none" if "None" in kind else "")

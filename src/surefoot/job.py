@@ -12,17 +12,27 @@ import torch
 
 from surefoot.anchors.attach import attach, default_folder
 from surefoot.compare import Plan
-from surefoot.data import Dataset, load
+from surefoot.data import Dataset, catalog, load
 from surefoot.data.embedded import names
 from surefoot.data.subsets import base_to_new
 from surefoot.data.survey import verified
 from surefoot.errors import DataError, MissingDataError, unknown_name
 from surefoot.model import ImageTextModel, load_model, pick_device
 from surefoot.precision import Precision
+from surefoot.protocols.parts import build
 from surefoot.train import Training
 
 FILE = "job.json"
 PRECISIONS = ("auto", *get_args(Precision))
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Which part of a protocol the data are: cut from them and from `others`, which are opened in the same way."""
+
+    protocol: str
+    part: str
+    others: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,13 +40,16 @@ class DataOptions:
     """How a user's data are opened.
 
     Attributes:
-        data: an embedded name, a folder or a manifest.
+        data: an embedded name, a folder or a manifest; with a root, a name of the catalogue.
+        root: the folder that a data set of the catalogue lies in.
         split_seed: of the splits that are cut off train where the data have none.
         val_share: part of the images that becomes validation then.
         test_share: part that becomes test.
         skip_unreadable: leave unreadable images out, and count them, instead of stopping.
         base_to_new: train on the first half of the classes and judge the other half as unseen.
         anchors: folder of captions and retrieved pairs; the one in the user's cache if None.
+        cut: the part of a protocol that they are; the whole data set if None.
+        fewer: let a class that has fewer images than a few-shot draw asks for give all it has.
     """
 
     data: str
@@ -46,18 +59,23 @@ class DataOptions:
     skip_unreadable: bool = False
     base_to_new: bool = False
     anchors: str | None = None
+    cut: Cut | None = None
+    fewer: bool = False
+    root: str | None = None
 
     @property
     def anchors_folder(self) -> Path:
         """Where captions and retrieved pairs of the data lie."""
-        return default_folder(self.data) if self.anchors is None else Path(self.anchors)
+        return default_folder(self.data, self.root) if self.anchors is None else Path(self.anchors)
 
     def anywhere(self) -> DataOptions:
-        """The same with absolute paths; embedded data keep their name."""
+        """The same with absolute paths; embedded data and those of the catalogue keep their name."""
         path = Path(self.data)
         anchors = None if self.anchors is None else str(Path(self.anchors).absolute())
-        moved = self.data not in names() and path.exists()
-        return replace(self, data=str(path.absolute()) if moved else self.data, anchors=anchors)
+        root = None if self.root is None else str(Path(self.root).absolute())
+        named = self.data in names() or (root is not None and self.data in catalog.names())
+        moved = not named and path.exists()
+        return replace(self, data=str(path.absolute()) if moved else self.data, anchors=anchors, root=root)
 
     def open(self, on_image: Callable[[int, int], None] | None = None) -> Dataset:
         """The data set, every image of it read once, with the anchors of its training images.
@@ -73,9 +91,19 @@ class DataOptions:
 
     def open_plain(self, on_image: Callable[[int, int], None] | None = None) -> Dataset:
         """The same without anchors, for commands that make them."""
-        found = load(self.data, seed=self.split_seed, val_share=self.val_share, test_share=self.test_share)
+        found = load(self.data, root=self.root, seed=self.split_seed, val_share=self.val_share, test_share=self.test_share)
         found = verified(found, skip_unreadable=self.skip_unreadable, on_image=on_image)
+        found = replace(found, fewer_shots=self.fewer)
+        if self.cut:
+            return self._part(found, self.cut, on_image)
         return base_to_new(found) if self.base_to_new else found
+
+    def _part(self, dataset: Dataset, cut: Cut, on_image: Callable[[int, int], None] | None) -> Dataset:
+        others = [replace(self, data=other, cut=None).open_plain(on_image) for other in cut.others]
+        parts = {part.name: part.dataset for part in build(cut.protocol, [dataset, *others], seed=self.split_seed).parts}
+        if cut.part not in parts:
+            raise unknown_name(f"part of {cut.protocol}", cut.part, parts)
+        return parts[cut.part]
 
 
 def native_bf16(device: torch.device) -> bool:
@@ -152,8 +180,13 @@ class Job:
         if not isinstance(plan["methods"], tuple) or not all(isinstance(text, str) for text in texts):
             raise TypeError("model, precision, data and methods must be texts")
         made = Plan(**{**plan, "training": Training(**plan["training"])})
-        return cls(**{**stored, "data": DataOptions(**stored["data"]), "plan": made})
+        return cls(**{**stored, "data": _options(stored["data"]), "plan": made})
 
     def at(self, alphas: tuple[float, ...]) -> Job:
         """The same with other coefficients of WiSE-FT."""
         return replace(self, plan=replace(self.plan, alphas=alphas))
+
+
+def _options(stored: dict[str, Any]) -> DataOptions:
+    cut = stored.get("cut")
+    return DataOptions(**{**stored, "cut": Cut(cut["protocol"], cut["part"], tuple(cut["others"])) if cut else None})

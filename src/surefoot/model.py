@@ -374,6 +374,11 @@ def probe_names(limit: int = 200) -> list[str]:
     return [names[place * len(names) // count] for place in range(count)]
 
 
+def imagenet_class_names() -> list[str]:
+    """What CLIP calls ImageNet's 1000 classes, in their order; "missile" and "sunglasses" stand there twice."""
+    return list(open_clip.IMAGENET_CLASSNAMES)
+
+
 def templates_named(name: str) -> list[str]:
     """CLIP's prompt templates with `{}` for the class name: "openai80", or the "simple7" of them that were found by search.
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from surefoot.bundle import Classifier
 from surefoot.data.images import read_image
 from surefoot.data.layout import SUFFIXES
+from surefoot.data.shards import index, is_there
 from surefoot.errors import DataError, MissingDataError
 
 BATCH = 32
@@ -24,7 +25,7 @@ class Answer:
 
 
 def find_images(places: Sequence[Path]) -> list[Path]:
-    """Files as they are, and all images below folders, in order.
+    """Files as they are, all images below folders, and all in tar files, in order.
 
     Raises:
         MissingDataError: a place that is not there, or no image in all of them.
@@ -33,7 +34,9 @@ def find_images(places: Sequence[Path]) -> list[Path]:
     for place in places:
         if place.is_dir():
             found += sorted(path for path in place.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-        elif place.is_file():
+        elif place.suffix == ".tar" and place.is_file():
+            found += [place / member.name for member in index([place])[0].members if Path(member.name).suffix.lower() in SUFFIXES]
+        elif is_there(place):
             found.append(place)
         else:
             raise MissingDataError(f"There is no file or folder {place}.")

@@ -11,46 +11,19 @@ from __future__ import annotations
 import hashlib
 import json
 import platform
-import re
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from surefoot.answers import Answers as Answers
+from surefoot.answers import file_name as file_name
+from surefoot.answers import load_answers as load_answers
+from surefoot.answers import save_answers as save_answers
 from surefoot.errors import DataError
 
 FILE = "records.jsonl"
-
-
-@dataclass(frozen=True)
-class Answers:
-    """What a model answered to the images of one set: class numbers `prediction` and `label` [N], and its `confidence` [N] in 0..1."""
-
-    prediction: NDArray[np.int32]
-    label: NDArray[np.int32]
-    confidence: NDArray[np.float32]
-
-    @property
-    def correct(self) -> NDArray[np.bool_]:
-        """Which were right, [N]."""
-        found: NDArray[np.bool_] = self.prediction == self.label
-        return found
-
-    def rows(self, rows: Sequence[int]) -> Answers:
-        """Those of some images."""
-        keep = list(rows)
-        return Answers(self.prediction[keep], self.label[keep], self.confidence[keep])
-
-    @classmethod
-    def joined(cls, parts: Sequence[Answers]) -> Answers:
-        """Those of some images, then those of others."""
-        return cls(*(np.concatenate(columns) for columns in zip(*((p.prediction, p.label, p.confidence) for p in parts), strict=True)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +42,9 @@ class Evaluation:
         "context", "context_own"        context recognition: image tower against the pre-trained context head, or the model's own
         "agreement"                     share of test images for which a probe vocabulary gives the zero-shot model's answer
 
-    `metrics` maps an evaluation set to {"mean_per_class", "macro_f1", "ece"}. `alpha` is the weight of the fine-tuned model: 0 zero-shot,
-    1 fine-tuned. `answers` is the path of the array file, relative to the records' folder.
+    `metrics` maps an evaluation set to {"mean_per_class", "macro_f1", "ece"}, and "worst_group" where its images have groups. `alpha` is
+    the weight of the fine-tuned model: 0 zero-shot, 1 fine-tuned. `answers` is the path of the array file, relative to the records'
+    folder.
     """
 
     method: str
@@ -193,9 +167,10 @@ class Difference:
 class Curve:
     """One point of a curve beside a run's frontier: what would have come of another way from the zero-shot model to the fine-tuned one.
 
-    `along` is "outputs" (an ensemble of the outputs of both models), "epochs" (the weights after an epoch of the last stage) or "fisher"
-    (the Fisher-weighted merge of both); `at` is alpha, as in `Evaluation`, or the epoch. `accuracy` and `provenance` as in `Evaluation`;
-    `settings_hash` is that of the run, `made_with` what else the curve depends on.
+    `along` is "outputs" (an ensemble of the outputs of both models), "epochs" (the weights after an epoch of the last stage), "fisher"
+    (the Fisher-weighted merge of both) or "visual" (WiSE-FT of the image tower alone); `at` is alpha, as in `Evaluation`, or the epoch.
+    `accuracy` and `provenance` as in `Evaluation`, and so are `answers`, "" for a curve that keeps none; `settings_hash` is that of the
+    run, `made_with` what else the curve depends on.
     """
 
     method: str
@@ -205,9 +180,46 @@ class Curve:
     at: float
     dataset: str
     accuracy: Mapping[str, float]
+    answers: str = ""
     made_with: Mapping[str, Any] = field(default_factory=dict)
     provenance: Mapping[str, Any] = field(default_factory=dict)
     kind: str = "curve"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Series:
+    """What a protocol runs and shows: its parts, each of which has the records of a comparison in a folder of its name beside this file.
+
+    `columns` holds (group, name) of each column in the order of the table, the group "" for none; `along` what the columns of a group are
+    points along, such as "images a class", or "". `datasets` and `notes` say what the parts were cut from, and how.
+    """
+
+    protocol: str
+    parts: Sequence[str]
+    columns: Sequence[Sequence[str]]
+    datasets: Sequence[str]
+    along: str = ""
+    notes: Sequence[str] = ()
+    runs: str = ""
+    kind: str = "series"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """One cell of a protocol's table: `values` in 0..1, one for each of `seeds`, of `row` in the column (group, name).
+
+    `row` names a row of the table as in `Difference`, whose `on` is "group/name" for such a column, or "name" without a group; `runs` as
+    there. `num_images` counts the images behind it, of all parts together.
+    """
+
+    row: str
+    group: str
+    column: str
+    values: Sequence[float]
+    seeds: Sequence[int]
+    num_images: int
+    runs: str = ""
+    kind: str = "summary"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -268,7 +280,7 @@ class Robustness:
     kind: str = "robustness"
 
 
-Record = Evaluation | Trained | Described | Difference | Choice | Example | Anchored | Reference | Robustness | Curve
+Record = Evaluation | Trained | Described | Difference | Choice | Example | Anchored | Reference | Robustness | Curve | Series | Summary
 _KINDS: dict[str, type[Record]] = {
     "evaluation": Evaluation,
     "trained": Trained,
@@ -280,6 +292,8 @@ _KINDS: dict[str, type[Record]] = {
     "reference": Reference,
     "robustness": Robustness,
     "curve": Curve,
+    "series": Series,
+    "summary": Summary,
 }
 
 
@@ -309,46 +323,6 @@ def read(folder: Path) -> Iterator[Record]:
             yield _KINDS[row["kind"]](**row)
         except (ValueError, KeyError, TypeError) as error:  # ValueError: no JSON, or no UTF-8
             raise DataError(f"{path}, line {number} is not a record ({error}). Remove the line, or start with a new folder.") from error
-
-
-def save_answers(folder: Path, name: str, answers: Mapping[str, Answers]) -> str:
-    """Write what was answered, {evaluation set: Answers}, and return the path relative to the folder."""
-    path = folder / "answers" / f"{file_name(name)}.npz"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    arrays: dict[str, Any] = {"names": np.array(list(answers))}
-    for number, one in enumerate(answers.values()):
-        arrays |= {f"{number}.prediction": one.prediction, f"{number}.label": one.label, f"{number}.confidence": one.confidence}
-    partial = path.with_name(path.name + ".part")
-    with partial.open("wb") as file:
-        np.savez_compressed(file, **arrays)
-    partial.replace(path)
-    return path.relative_to(folder).as_posix()
-
-
-def load_answers(folder: Path, relative: str) -> dict[str, Answers]:
-    """What `save_answers` wrote.
-
-    Raises:
-        DataError: the file is not there, or is not one of these.
-    """
-    try:
-        with (folder / relative).open("rb") as file, np.load(file) as stored:  # numpy leaves a file that it opened open if it is damaged
-            return {
-                str(name): Answers(*(stored[f"{number}.{part}"] for part in ("prediction", "label", "confidence")))
-                for number, name in enumerate(stored["names"])
-            }
-    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        raise DataError(f"{folder / relative} does not hold the answers of an evaluation ({error}). Run the evaluation again.") from error
-
-
-def file_name(name: str) -> str:
-    """The name of a method or variant as every file system takes it.
-
-    Examples:
-        >>> file_name("tp_ft+layers=visual[-3:]"), file_name("flyp")
-        ('tp_ft+layers=visual[-3_]', 'flyp')
-    """
-    return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", name)
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:

@@ -18,12 +18,12 @@ from torch import Tensor
 
 from surefoot import records
 from surefoot.compare import weights_file
+from surefoot.compare.plan import TRAINING_NAMES
 from surefoot.data.layout import Dataset
 from surefoot.data.subsets import few_shot, take
 from surefoot.errors import MissingDataError, SettingError, TrainingError
 from surefoot.heads import LinearHead
-from surefoot.methods import get
-from surefoot.methods.registry import parameters
+from surefoot.methods import get, parameters, without
 from surefoot.metrics import By
 from surefoot.model import ImageTextModel
 from surefoot.objective import Method
@@ -71,7 +71,8 @@ class Ingredient:
         if not path.is_file():
             raise MissingDataError(f"The weights of {name} are not there any more ({path}). Run its comparison again.")
         known = parameters(record.method)
-        method = get(record.method, {key: value for key, value in record.settings.items() if key in known})
+        own = {key: value for key, value in record.settings.items() if key in known}
+        method = replace(get(without(record.method, TRAINING_NAMES), own), name=record.method)
         return cls(
             name=name, method=method, seed=record.seed, path=path, settings=record.settings, origin=origin, class_names=tuple(class_names)
         )

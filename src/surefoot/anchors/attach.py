@@ -9,18 +9,22 @@ from pathlib import Path
 
 from surefoot.anchors import captions as texts
 from surefoot.anchors import pairs as retrieved
+from surefoot.data import catalog
 from surefoot.data.anchors import Anchors
 from surefoot.data.digest import digests
 from surefoot.data.embedded import cache_folder, names
 from surefoot.data.layout import Dataset
 
 
-def default_folder(data: str) -> Path:
+def default_folder(data: str, root: str | None = None) -> Path:
     """The anchors folder of a data set, named as the commands take it: in the user's cache, one for each place of data."""
     folder = cache_folder() / "anchors"
-    if data in names():
+    if root is not None and data in catalog.names():
+        place = Path(root).absolute() / data
+    elif data in names():
         return folder / data
-    place = Path(data).absolute()
+    else:
+        place = Path(data).absolute()
     word = re.sub(r"[^\w.-]+", "-", place.name) or "data"
     return folder / f"{word}-{hashlib.sha256(str(place).encode()).hexdigest()[:8]}"
 

@@ -12,7 +12,6 @@ from __future__ import annotations
 import csv
 import glob
 import json
-import os
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -22,17 +21,12 @@ from typing import BinaryIO
 
 from surefoot.data.embedded import names, unpack
 from surefoot.data.layout import SUFFIXES
+from surefoot.data.shards import BROKEN, MOST_IMAGE, MOST_TEXT, check_member, content, is_there, text_of, walk
+from surefoot.data.streamed import expanded
 from surefoot.errors import DataError, MissingDataError, SettingError
 
 MANIFESTS = ("manifest.csv", "manifest.jsonl")
-MOST_SHARDS = 1_000_000  # of one pattern: more is a slip of the keyboard
-MOST_TEXT = 1 << 16  # bytes of a caption's file: what is longer is no caption
-MOST_IMAGE = 1 << 28  # bytes of an image's file
-_MOST_HEADER = 1 << 20
-# What tarfile raises for damaged bytes, in a header or in what a header points to, and json for a text in them.
-_BROKEN = (tarfile.TarError, OSError, EOFError, ValueError, OverflowError, LookupError, RecursionError)
 _LONG = 6  # letters: a shorter word written apart is another one
-_BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,15 +45,17 @@ class Place:
             DataError: they cannot be read, or are too many for an image.
         """
         try:
-            with self.file.open("rb") as opened:
-                size = os.fstat(opened.fileno()).st_size if self.size < 0 else self.size
-                opened.seek(self.offset)
-                content = opened.read(min(size, MOST_IMAGE))
+            if self.size < 0:
+                found = content(self.file, MOST_IMAGE + 1)
+            else:
+                with self.file.open("rb") as opened:
+                    opened.seek(self.offset)
+                    found = opened.read(min(self.size, MOST_IMAGE))
         except OSError as error:
             raise DataError(f"{self.file} cannot be read ({error.strerror}). Put it back, or retrieve again without it.") from error
-        if len(content) < size:
+        if len(found) < self.size or len(found) > MOST_IMAGE:
             raise DataError(f"{self.file} has changed, or is too large for an image. Retrieve again without it.")
-        return content
+        return found
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,24 +165,12 @@ def _manifest(path: Path, place: str) -> Path:
 def _shards(place: str) -> list[Path]:
     if (folder := Path(place)).is_dir():
         return sorted(folder.glob("*.tar"))
-    if not _BRACES.search(place):
+    if (every := expanded(place)) == [place]:
         return [Path(path) for path in sorted(glob.glob(place)) if path.endswith(".tar")]  # noqa: PTH207 - the pattern may be absolute
-    paths = [Path(path) for path in _expanded(place)]
+    paths = [Path(path) for path in every]
     if missing := [path for path in paths if not path.is_file()]:
         raise MissingDataError(f"{len(missing)} of {len(paths)} shards are not there, the first is {missing[0]}. Check the pattern.")
     return paths
-
-
-def _expanded(pattern: str) -> list[str]:
-    """Every {first..last} in turn."""
-    found = _BRACES.search(pattern)
-    if not found:
-        return [pattern]
-    first, last, width = int(found[1]), int(found[2]), len(found[1])
-    rest = _expanded(pattern[found.end() :])
-    if not 0 < (last - first + 1) * len(rest) <= MOST_SHARDS:
-        raise SettingError(f"{found[0]} in {pattern} is no range of shards. Write {{FIRST..LAST}}, {MOST_SHARDS} shards at most.")
-    return [f"{pattern[: found.start()]}{number:0{width}d}{end}" for number in range(first, last + 1) for end in rest]
 
 
 def _of_manifest(path: Path) -> list[tuple[str, Place]]:
@@ -196,7 +180,7 @@ def _of_manifest(path: Path) -> list[tuple[str, Place]]:
         if not isinstance(name, str) or not isinstance(caption, str):
             raise DataError(f"{path}, line {line} has not got a path and a caption. Every line needs both columns; a caption may be empty.")
         image = path.parent / name
-        missing += [] if image.is_file() else [image]
+        missing += [] if is_there(image) else [image]
         found.append((caption, Place(image, image.suffix.lower())))
     if missing:
         raise DataError(f"{len(missing)} of {len(rows)} images of {path} are not there, such as {missing[0]}. Put them back.")
@@ -228,7 +212,7 @@ def _of_shards(
         shard = _Shard(path)
         try:
             shard.read()
-        except _BROKEN as error:
+        except BROKEN as error:
             if not skip_broken:
                 raise DataError(
                     f"The shard {path} is broken ({error}). Get it again, or leave out what it does not give by --skip-broken."
@@ -251,18 +235,6 @@ class _Sample:
     place: Place | None = None
 
 
-class _Bounded:
-    """A file as tarfile sees it: a header that claims petabytes makes nobody ask for so much memory."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.seek, self.tell, self._read = file.seek, file.tell, file.read
-
-    def read(self, size: int) -> bytes:
-        if not 0 <= size <= _MOST_HEADER:
-            raise ValueError(f"a header claims {size} bytes")
-        return self._read(size)
-
-
 @dataclass
 class _Shard:
     """One tar file."""
@@ -275,40 +247,22 @@ class _Shard:
         return [(one.text, one.place) for one in self.samples.values() if one.text is not None and one.place]
 
     def read(self) -> None:
-        size = self.path.stat().st_size
-        with self.path.open("rb") as file:
-            opened = tarfile.open(fileobj=_Bounded(file), mode="r:")  # type: ignore[call-overload]  # noqa: SIM115 - `file` is closed
-            while (member := opened.next()) is not None:
-                if member.isreg():
-                    self._add(opened, member, size)
-                opened.members.clear()  # else each stays in memory
-            file.seek(opened.offset)  # tarfile takes a header that is cut off or damaged for the end
-            mark = file.read(tarfile.BLOCKSIZE)
-        if mark != tarfile.NUL * tarfile.BLOCKSIZE:
-            raise EOFError(f"there is neither a header nor an end mark at byte {opened.offset} of {size}")
+        for member, file in walk(self.path):
+            if member.isreg():
+                self._add(member, file)
 
-    def _add(self, opened: tarfile.TarFile, member: tarfile.TarInfo, size: int) -> None:
+    def _add(self, member: tarfile.TarInfo, shard: BinaryIO) -> None:
         folder, _, file = member.name.rpartition("/")
         key, _, ending = file.partition(".")
         suffix, known = "." + ending.lower(), f"{folder}/{key}"
         if suffix in SUFFIXES:
-            _check(member, size, MOST_IMAGE, "an image")
+            check_member(member, shard, MOST_IMAGE, "an image")
             self.samples.setdefault(known, _Sample()).place = Place(self.path, suffix, member.offset_data, member.size)
         elif suffix in (".txt", ".json"):
-            _check(member, size, MOST_TEXT, "a caption")
-            stream = opened.extractfile(member)
-            text = stream.read().decode("utf-8") if stream else ""
+            check_member(member, shard, MOST_TEXT, "a caption")
+            text = text_of(member, shard)
             sample = self.samples.setdefault(known, _Sample())
             if suffix == ".txt":
                 sample.text = text
             elif sample.text is None and isinstance(fields := json.loads(text), dict) and isinstance(fields.get("caption"), str):
                 sample.text = fields["caption"]
-
-
-def _check(member: tarfile.TarInfo, size: int, most: int, what: str) -> None:
-    if member.issparse():
-        raise ValueError(f"{member.name} is a sparse file")
-    if not 0 <= member.size <= most:
-        raise ValueError(f"{member.name} has {member.size} bytes, too many for {what}")
-    if member.offset_data + member.size > size:
-        raise EOFError(f"it ends in the middle of {member.name}")

@@ -1,12 +1,18 @@
-"""Writing into a folder on a disk that may be full or refuse."""
+"""Writing into a folder on a disk that may be full or refuse, by one command at a time."""
 
 from __future__ import annotations
 
+import json
+import logging
+import os
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 from surefoot.errors import DataError
+
+log = logging.getLogger(__name__)
 
 
 @contextmanager
@@ -29,3 +35,101 @@ def writing(folder: Path, option: str, kept: str) -> Iterator[None]:
             f"{error.filename or folder} cannot be written ({error.strerror or error}). Make room, allow it to be written, or name another "
             f"place by {option}, and run the same command again; {kept}."
         ) from error
+
+
+@contextmanager
+def alone(folder: Path, command: str, option: str, kept: str) -> Iterator[None]:
+    """The folder, made now, for this process alone among those of the same command; other commands write other files there.
+
+    A file that names process and machine stands for it, and is taken away in the end. One that a process of this machine left behind, such
+    as one that was killed, is taken over, which the log says.
+
+    Args:
+        folder: where is written.
+        command: such as "caption", of which only one runs at a time.
+        option: how another place is named.
+        kept: what is not lost.
+
+    Raises:
+        DataError: another process is at it, or may be; or the folder cannot be written.
+    """
+    lock = folder / f".{command}.lock"
+    own = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+    with writing(folder, option, kept):
+        while not _made(lock, own):
+            _take_away(lock, command, option)
+    try:
+        yield
+    finally:
+        if _text(lock) == own:
+            lock.unlink(missing_ok=True)
+
+
+def _made(lock: Path, own: str) -> bool:
+    """Whether the lock was not there, and is now ours."""
+    try:
+        file = lock.open("x", encoding="utf-8")  # O_EXCL: of several processes one makes it
+    except FileExistsError:
+        return False
+    try:
+        with file:
+            file.write(own)
+    except OSError:  # a full disk: an empty file would keep everybody out
+        lock.unlink(missing_ok=True)
+        raise
+    return True
+
+
+def _take_away(lock: Path, command: str, option: str) -> None:
+    """Take away a lock whose process is gone; to one that may still be at it the folder is left."""
+    text = _text(lock)
+    if text is None:
+        return
+    try:
+        owner = json.loads(text)
+        pid, host = int(owner["pid"]), str(owner["host"])
+    except (ValueError, TypeError, KeyError):
+        pid, host = 0, ""
+    if pid > 0 and host == socket.gethostname() and not _runs(pid):
+        if _moved_aside(lock, text):
+            log.warning("%s was left behind by process %d, which is gone; it is taken over.", lock, pid)
+        return
+    who = f"process {pid} on {host}" if pid > 0 else "a process that does not say its name"
+    raise DataError(
+        f"{lock.parent} is being written by another 'surefoot {command}': {who}. Wait until it ends, or name another place by {option}; "
+        f"if it does not run any more, delete {lock}."
+    )
+
+
+def _moved_aside(lock: Path, text: str) -> bool:
+    """Whether the lock that says `text` is gone by our doing; one that another process made in its place meanwhile is put back."""
+    aside = lock.with_name(f"{lock.name}.{os.getpid()}")
+    try:
+        lock.rename(aside)
+    except FileNotFoundError:
+        return False
+    if _text(aside) != text:
+        aside.rename(lock)
+        return False
+    aside.unlink()
+    return True
+
+
+def _runs(pid: int) -> bool:
+    """Whether a process of this machine runs; one with this process's own number does not, it had the number before."""
+    if os.name == "nt":  # there signal 0 would end it
+        return pid != os.getpid()
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return pid != os.getpid()
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return None

@@ -17,20 +17,25 @@ from rich.markup import escape
 from surefoot.cli.caption import caption
 from surefoot.cli.check import check
 from surefoot.cli.compare import compare
+from surefoot.cli.datasets import datasets
 from surefoot.cli.diff import diff
 from surefoot.cli.evaluate import evaluate
 from surefoot.cli.fit import fit
 from surefoot.cli.frontier import frontier
 from surefoot.cli.methods import methods
 from surefoot.cli.predict import predict
+from surefoot.cli.protocols import COMMANDS
+from surefoot.cli.recipes import recipes
 from surefoot.cli.report import report
 from surefoot.cli.retrieve import retrieve
+from surefoot.cli.shards import shards
 from surefoot.cli.soup import soup
+from surefoot.cli.sweep import sweep
 from surefoot.cli.tune import tune
 from surefoot.errors import SurefootError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
-RESUME = (fit, compare, tune, frontier, caption, retrieve)
+RESUME = (fit, compare, tune, frontier, caption, retrieve, shards, sweep, *COMMANDS)
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
@@ -42,7 +47,9 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 EXAMPLES: dict[Callable[..., None], str] = {
+    datasets: "surefoot datasets pacs",
     check: "surefoot check photos",
+    shards: "surefoot shards photos --out photos-shards",
     caption: "surefoot caption photos --captioner hf:Salesforce/blip2-opt-2.7b",
     retrieve: "surefoot retrieve photos --candidates 'pool/{000..099}.tar'",
     fit: "surefoot fit photos --out runs/photos --model ViT-B-32:laion2b_s34b_b79k",
@@ -55,6 +62,9 @@ EXAMPLES: dict[Callable[..., None], str] = {
     soup: "surefoot soup runs/iconshift:car_ft --greedy --out runs/soup",
     methods: "surefoot methods l2_sp",
     report: "surefoot report runs/iconshift",
+    recipes: "surefoot recipes flyp/imagenet",
+    sweep: "surefoot sweep iconshift --methods car_ft --over context_weight=0,0.5,1,2,5 --out runs/sweep",
+    **COMMANDS,
 }
 
 

@@ -17,7 +17,7 @@ from surefoot.anchors.captioners import MAX_NEW_TOKENS, load_captioner
 from surefoot.anchors.captions import FILE, KEPT, Captioner, cache_path, caption_images, rewrite_captions, write_captions
 from surefoot.anchors.given import captions_of_csv, captions_of_data
 from surefoot.anchors.rewriting import TransformersRewriter
-from surefoot.anchors.writing import writing
+from surefoot.anchors.writing import alone
 from surefoot.cli import console as shared
 from surefoot.cli.compare import BaseToNew
 from surefoot.data import Dataset
@@ -48,6 +48,7 @@ NumBeams = Annotated[int, typer.Option(help="Beams of the search for a caption; 
 
 def caption(
     data: shared.Data,
+    root: shared.Root = None,
     captioner: CaptionerName = None,
     rewrite: Rewrite = None,
     prompt: Prompt = None,
@@ -70,18 +71,16 @@ def caption(
     rewriter = None if rewrite is None else TransformersRewriter(rewrite, device=on)
     options = DataOptions(
         data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
-        base_to_new=base_to_new, anchors=anchors,
+        base_to_new=base_to_new, anchors=anchors, root=root,
     )  # fmt: skip
     dataset = shared.opened(options, anchors=False)
     folder = options.anchors_folder
-    with writing(folder, "--anchors", KEPT):
-        pass  # asked before hours are spent on what would go there
-    identity, captions = _caption(dataset, name, chosen, batch_size)
-    if rewriter is not None:
-        captions = _rewrite(captions, rewriter, batch_size)
-        identity += f"; rewritten by {rewriter.identity}"
-    paths = dataset.split("train").paths
-    write_captions(folder, identity, digests(paths), captions)
+    with alone(folder, "caption", "--anchors", KEPT):  # asked before hours are spent on what would go there
+        identity, captions = _caption(dataset, name, chosen, batch_size)
+        if rewriter is not None:
+            captions = _rewrite(captions, rewriter, batch_size)
+            identity += f"; rewritten by {rewriter.identity}"
+        write_captions(folder, identity, digests(dataset.split("train").paths), captions)
     _show(dataset, captions)
     shared.console.print(f"Captions of {escape(identity)} lie in {escape(str(folder / FILE))}.", soft_wrap=True, highlight=False)
     shared.console.print(f"Next: {escape(shared.next_comparison(options))}", soft_wrap=True, highlight=False)

@@ -13,7 +13,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from surefoot.cli import console as shared
-from surefoot.data import load
+from surefoot.data import catalog, load
 from surefoot.data.findings import Finding
 from surefoot.data.survey import Survey, survey
 
@@ -23,23 +23,49 @@ _COLOURS = {"error": "red", "warning": "yellow", "note": "cyan"}
 
 def check(
     data: shared.Data,
+    root: shared.Root = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write all facts as JSON instead, every path named.")] = False,
     split_seed: shared.SplitSeed = 0,
     val_share: shared.ValShare = 0.15,
     test_share: shared.TestShare = 0.15,
 ) -> None:
-    """Read every image once: counts, unreadable files, leaks between splits, class names, imbalance. Code 2 if training cannot start."""
-    dataset = load(data, seed=split_seed, val_share=val_share, test_share=test_share)
+    """Read every image once: counts, unreadable files, leaks between splits, class names, imbalance. Code 2 if training cannot start.
+
+    With --root, first what differs from the published form of a data set of the catalogue: what is missing, and where people get it.
+    """
+    declared = _declared(data, root, as_json)
+    dataset = load(data, root=root, seed=split_seed, val_share=val_share, test_share=test_share)
     with shared.counting("reading images") as on_image:
         found = survey(dataset, on_image)
     if as_json:
-        typer.echo(json.dumps({"name": dataset.name, "notes": dataset.notes, **found.facts()}, indent=1))
+        facts = found.facts() | ({"catalog": [_plain_finding(finding) for finding in declared]} if declared is not None else {})
+        typer.echo(json.dumps({"name": dataset.name, "notes": dataset.notes, **facts}, indent=1))
     else:
         shared.console.print(counts_table(found))
         shared.console.print(_forms(found), highlight=False)
-        _tell([*found.findings, *(Finding("note", note) for note in dataset.notes)])
+        told = {finding.text for finding in declared or ()}
+        _tell([*found.findings, *(Finding("note", note) for note in dataset.notes if note not in told)])
     if any(finding.level == "error" for finding in found.findings):
         raise typer.Exit(2)
+
+
+def _declared(data: str, root: str | None, as_json: bool) -> list[Finding] | None:
+    """What differs from the catalogue, told before any image is read; None for other data. An error among it ends the command."""
+    if root is None or data not in catalog.names():
+        return None
+    found = catalog.check(data, Path(root))
+    stops = any(finding.level == "error" for finding in found)
+    if as_json and stops:
+        typer.echo(json.dumps({"name": data, "catalog": [_plain_finding(finding) for finding in found]}, indent=1))
+    if not as_json:
+        _tell(found or [Finding("note", f"All that was published of {data} is there.")])
+    if stops:
+        raise typer.Exit(2)
+    return found
+
+
+def _plain_finding(finding: Finding) -> dict[str, str]:
+    return {"level": finding.level, "text": finding.text}
 
 
 def counts_table(found: Survey) -> Table:

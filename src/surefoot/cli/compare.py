@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from typing import Annotated
 
@@ -23,8 +24,8 @@ from surefoot.data import Dataset
 from surefoot.data.subsets import few_shot
 from surefoot.job import DataOptions, Job
 from surefoot.methods import ALL
-from surefoot.model import pick_device
-from surefoot.train.preflight import lacking
+from surefoot.model import ImageTextModel, pick_device
+from surefoot.train.preflight import foreign_pairs, lacking
 from surefoot.tune.sampler import require_optuna
 
 Methods = Annotated[str | None, typer.Option(help="Comma-separated, or 'all'; see 'surefoot methods'.")]
@@ -36,7 +37,9 @@ References = Annotated[
 Curves = Annotated[
     str | None,
     typer.Option(
-        help="Draw beside each frontier, at a cost in time: outputs, epochs, fisher, comma-separated, or 'all'.", show_default=False
+        help="Draw beside each frontier, at a cost in time: outputs, epochs, fisher, visual (the image tower interpolated alone, of "
+        "methods that train both towers; others have no such curve), comma-separated, or 'all'.",
+        show_default=False,
     ),
 ]
 Trials = Annotated[
@@ -48,6 +51,7 @@ BaseToNew = Annotated[bool, typer.Option("--base-to-new", help="Train on the fir
 
 def compare(
     data: shared.Data,
+    root: shared.Root = None,
     out: shared.Out = Path("runs/compare"),
     recipe: shared.Recipe = None,
     model: shared.Model = None,
@@ -70,25 +74,30 @@ def compare(
     set_: shared.Set = None,
 ) -> None:
     """Fine-tune by several methods and seeds, and show what each gains in distribution and costs elsewhere, along WiSE-FT's alpha."""
-    shared.check_folder(out)
-    pick_device(device)
-    if trials is not None:
-        require_optuna()
+    _check(out, device, trials)
     kinds = kinds_of(shared.names(curves) or ())
     counts = list(dict.fromkeys(shared.numbers(shots, "--shots") or ()))
     shares = None if references is None else shared.fractions(references, "--references")
     options = DataOptions(
         data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
-        base_to_new=base_to_new, anchors=anchors,
+        base_to_new=base_to_new, anchors=anchors, root=root,
     )  # fmt: skip
     given = {"model": model, "precision": precision, "methods": shared.names(methods), "seeds": shared.numbers(seeds, "--seeds")}
     settings = resolve(data, recipe, set_, **given, shots=min(counts, default=None), corruptions=corruptions, references=shares)
     job = Job(data=options, model=settings.model, precision=settings.precision, plan=settings.plan, device=device)
     dataset = shared.opened(options)
     if set(job.plan.methods) == set(ALL):
-        job = replace(job, plan=possible(job.plan, dataset))
+        job = replace(job, plan=possible(job.plan, dataset, job.load_model))
     for own, folder in _parts(job, dataset, out, counts):
         run(own if trials is None else replace(own, plan=tuned_plan(own, dataset, folder, trials, space)), dataset, folder, kinds)
+
+
+def _check(out: Path, device: str, trials: int | None) -> None:
+    """What can be wrong before anything is read."""
+    shared.check_folder(out)
+    pick_device(device)
+    if trials is not None:
+        require_optuna()
 
 
 def _parts(job: Job, dataset: Dataset, out: Path, counts: Sequence[int]) -> list[tuple[Job, Path]]:
@@ -99,11 +108,18 @@ def _parts(job: Job, dataset: Dataset, out: Path, counts: Sequence[int]) -> list
     return [(own, out / f"shots-{own.plan.shots}" if len(jobs) > 1 else out) for own in jobs]
 
 
-def possible(plan: Plan, dataset: Dataset) -> Plan:
-    """The plan without the methods that need what the data do not have, each of which is named."""
-    kept = []
+def possible(plan: Plan, dataset: Dataset, load: Callable[[], ImageTextModel]) -> Plan:
+    """The plan without the methods that need what the data do not have for this model, each of which is named.
+
+    Args:
+        plan: what was asked for.
+        dataset: with its anchors.
+        load: loads the model, which is asked only where a method needs pairs and other weights may have retrieved them.
+    """
+    kept, loaded = [], cache(load)
     for name in plan.methods:
-        if missing := lacking(plan.method_of(name), dataset):
+        method = plan.method_of(name)
+        if missing := lacking(method, dataset) + foreign_pairs(method, loaded, dataset):
             shared.errors.print(f"{escape(name)} is left out: {escape('; '.join(missing))}.", soft_wrap=True, highlight=False)
         else:
             kept.append(name)

@@ -26,7 +26,15 @@ console = Console()
 errors = Console(stderr=True)
 
 Data = Annotated[
-    str, typer.Argument(help="A folder with train/<class>/ (val, test, shifts, unseen optional), a CSV or JSONL manifest, or 'iconshift'.")
+    str,
+    typer.Argument(
+        help="A folder with train/<class>/ (val, test, shifts, unseen optional), a CSV or JSONL manifest, 'iconshift', or, with --root, a "
+        "data set of the catalogue."
+    ),
+]
+Root = Annotated[
+    str | None,
+    typer.Option(help="The folder that a data set of the catalogue lies in ('surefoot datasets' lists them).", show_default=False),
 ]
 Out = Annotated[Path, typer.Option(help="Folder for records, weights and the report. What is finished there is not run again.")]
 Model = Annotated[
@@ -130,7 +138,7 @@ def next_comparison(options: DataOptions, model: str | None = None) -> str:
     """The command that trains with anchors: the same data, cut in the same way, and the same model."""
     usual = DataOptions(data=options.data)
     words = [] if model is None else ["--model", model]
-    for name in ("anchors", "split_seed", "val_share", "test_share", "base_to_new", "skip_unreadable"):
+    for name in ("root", "anchors", "split_seed", "val_share", "test_share", "base_to_new", "skip_unreadable"):
         if (value := getattr(options, name)) != getattr(usual, name):
             words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
     return shlex.join(["surefoot", "compare", options.data, "--methods", "flyp,arf", *words])

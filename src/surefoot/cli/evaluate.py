@@ -16,7 +16,7 @@ from surefoot import soup as soups
 from surefoot.bundle import Bundle, load_bundle
 from surefoot.cli import console as shared
 from surefoot.cli.report import COMMAND, write_report
-from surefoot.compare import evaluation
+from surefoot.compare import Plan, evaluation
 from surefoot.data import Dataset
 from surefoot.data.subsets import whole
 from surefoot.errors import DataError
@@ -31,6 +31,7 @@ from surefoot.train import State, start_state
 def evaluate(
     model: Annotated[Path, typer.Argument(help="A folder that 'surefoot fit' wrote, or its model/.")],
     data: shared.Data,
+    root: shared.Root = None,
     out: Annotated[Path, typer.Option(help="Folder for records and the report.")] = Path("runs/evaluate"),
     all_images: Annotated[bool, typer.Option("--all-images", help="Judge train, val and test together: data never trained on.")] = False,
     corruptions: shared.Corruptions = None,
@@ -46,7 +47,7 @@ def evaluate(
     chosen = pick_precision("auto" if precision is None else precision, pick_device(device))
     bundle = load_bundle(model, device=device, precision=chosen)
     options = DataOptions(
-        data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable
+        data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable, root=root
     )  # fmt: skip
     with shared.counting("reading images") as on_image:
         dataset = options.open(on_image)
@@ -75,7 +76,7 @@ def _judged(bundle: Bundle, base: ImageTextModel, dataset: Dataset, corruptions:
         judge = Judge(base, dataset, start, None, corruptions, on_images=lambda number: progress.advance(task, number))
         progress.update(task, total=2 * judge.num_images)
         # a soup is of no method: what moves all that any method moves stands for it
-        method = get("flyp" if bundle.card.method in soups.NAMES.values() else bundle.card.method)
+        method = Plan().method_of("flyp" if bundle.card.method in soups.NAMES.values() else bundle.card.method)
         own = Member.of(replace(method, name=bundle.card.method, predict=predict), state_on(bundle, dataset, start))
         return judge.judge_all([Member.of(get("zero_shot"), start), own])
 
@@ -93,6 +94,8 @@ def _record(bundle: Bundle, outcomes: Sequence[Outcome], out: Path, dataset: Dat
 def state_fits(bundle: Bundle, dataset: Dataset) -> bool:
     """Whether the head was trained on all of the data's classes, in whatever order; then only these compete."""
     known = list(bundle.card.class_names)
+    if known == list(dataset.class_names):  # two classes may share a name then, as "missile" does in ImageNet
+        return True
     return set(dataset.class_names) <= set(known) and all(known.count(name) == 1 for name in dataset.class_names)
 
 
@@ -101,5 +104,6 @@ def state_on(bundle: Bundle, dataset: Dataset, start: State) -> State:
     state = {f"model.{name}": tensor for name, tensor in bundle.model.weights().items()}
     if not state_fits(bundle, dataset):
         return state | {name: start[name] for name in ("head.weight", "head.bias")}
-    rows = [list(bundle.card.class_names).index(name) for name in dataset.class_names]
+    known = list(bundle.card.class_names)
+    rows = list(range(len(known))) if known == list(dataset.class_names) else [known.index(name) for name in dataset.class_names]
     return state | {f"head.{name}": tensor[rows] for name, tensor in bundle.head.items()}

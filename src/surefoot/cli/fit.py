@@ -18,11 +18,11 @@ from surefoot.cli import console as shared
 from surefoot.cli.compare import carry_out
 from surefoot.cli.recipe import resolve
 from surefoot.cli.report import write_report
-from surefoot.compare import Comparison
+from surefoot.compare import Comparison, Plan
 from surefoot.data import Dataset
 from surefoot.errors import SettingError
 from surefoot.job import DataOptions, Job
-from surefoot.methods import get, wise_ft
+from surefoot.methods import wise_ft
 from surefoot.model import pick_device
 from surefoot.train import start_state
 
@@ -43,6 +43,7 @@ Seed = Annotated[int, typer.Option(help="Of order, crops and prompts.")]
 
 def fit(
     data: shared.Data,
+    root: shared.Root = None,
     out: shared.Out = Path("runs/fit"),
     method: Method = None,
     model: shared.Model = None,
@@ -64,7 +65,7 @@ def fit(
     _check(out, minutes, device)
     options = DataOptions(
         data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
-        anchors=anchors,
+        anchors=anchors, root=root,
     )  # fmt: skip
     settings = resolve(data, recipe, set_, model=model, methods=None if method is None else [method], seeds=[seed], precision=precision)
     if method is not None and not settings.plan.tuned:
@@ -72,9 +73,8 @@ def fit(
     plan = replace(settings.plan, alphas=tuple(sorted({*settings.plan.alphas, *([] if coefficient is None else [coefficient])})))
     job = Job(data=options, model=settings.model, precision=settings.precision, plan=plan, device=device)
     dataset = shared.opened(options)
-    given = sorted({*config.parse_assignments(set_ or []), *(config.read_recipe(recipe).get("training", {}) if recipe else ())})
-    asked = {"data": dataset.fingerprint(), "method": method, "minutes": minutes, "given": given}
-    asked["job"] = json.loads(json.dumps(asdict(job)))
+    own = sorted({*config.parse_assignments(set_ or []), *(config.read_recipe(recipe).get("training", {}) if recipe else ())})
+    asked = {"data": dataset.fingerprint(), "method": method, "minutes": minutes, "given": own, "job": json.loads(json.dumps(asdict(job)))}
     advice = _advice(job, dataset, out, asked)
     for sentence in advice["reasons"]:
         shared.console.print(f"- {escape(sentence)}", soft_wrap=True)
@@ -103,7 +103,7 @@ def _with(job: Job, advice: Mapping[str, Any]) -> Job:
 def _alpha(text: str | None, method: str | None) -> float | None:
     """The coefficient that was asked for, or the method's own; None for the one that ID validation chooses."""
     if text is None:
-        return get(method).finish if method is not None else None
+        return Plan().method_of(method).finish if method is not None else None
     try:
         value = None if text == "val" else float(text)
     except ValueError as error:
@@ -128,6 +128,7 @@ def _advice(job: Job, dataset: Dataset, out: Path, asked: Mapping[str, Any]) -> 
         model, dataset, job.plan, start_state(model, dataset), method=asked["method"], minutes=asked["minutes"], given=asked["given"]
     )  # fmt: skip
     changed = {k: v for k, v in asdict(advice.training).items() if v != asdict(job.plan.training)[k]}
+    judges = "visual" in job.plan.method_of(advice.method).trains
     return {
         "method": advice.method,
         "settings": dict(advice.settings),
@@ -135,7 +136,7 @@ def _advice(job: Job, dataset: Dataset, out: Path, asked: Mapping[str, Any]) -> 
         "reasons": list(advice.reasons),
         "seconds": advice.cost.seconds,
         "bytes": advice.cost.num_bytes,
-        "judging": judging_seconds(model, dataset, len(job.plan.all_alphas) - 1) if "visual" in get(advice.method).trains else 0.0,
+        "judging": judging_seconds(model, dataset, len(job.plan.all_alphas) - 1) if judges else 0.0,
     }
 
 

@@ -12,16 +12,32 @@ from rich.markup import escape
 from surefoot import records
 from surefoot.bundle import CARD
 from surefoot.cli.console import console
-from surefoot.report import frontier_svg, markdown, rich_table, rows, write_page
+from surefoot.report import (
+    frontier_svg,
+    markdown,
+    parts_in,
+    rich_table,
+    rows,
+    series_markdown,
+    series_table,
+    write_page,
+    write_series_page,
+)
 from surefoot.report.runs import display_name
 from surefoot.report.table import header
 
 COMMAND = "command.txt"
 
 
-def report(folder: Annotated[Path, typer.Argument(help="A folder that 'surefoot compare' or 'surefoot fit' wrote.")]) -> None:
-    """Write the report of a comparison again (page, table as markdown, picture), and print its table."""
-    write_report(folder)
+def report(folder: Annotated[Path, typer.Argument(help="A folder that 'surefoot compare', 'fit' or a protocol wrote.")]) -> None:
+    """Write the report of a comparison or a protocol again (page, table as markdown, picture), and print its table."""
+    (write_series if is_protocol(folder) else write_report)(folder)
+
+
+def is_protocol(folder: Path) -> bool:
+    """Whether a protocol wrote last into a folder; without any record, whether folders below it have some."""
+    kinds = [type(record) for record in records.read(folder) if isinstance(record, records.Evaluation | records.Series)]
+    return kinds[-1] is records.Series if kinds else bool(parts_in(folder))
 
 
 def write_report(folder: Path) -> None:
@@ -32,6 +48,15 @@ def write_report(folder: Path) -> None:
     if against := frontier_column(found):
         (page.parent / "frontier.svg").write_text(frontier_svg(found, on=against), encoding="utf-8")
     console.print(rich_table(rows(found)))
+    console.print(f"Report: {escape(str(page))}", soft_wrap=True)
+
+
+def write_series(folder: Path) -> None:
+    """The page of a protocol's table, the table as markdown and its picture, in report/; the table on the console too."""
+    found = list(records.read(folder))
+    page = write_series_page(folder, folder / "report", command=command_of(folder, *parts_in(folder)))
+    (page.parent / "table.md").write_text(series_markdown(found), encoding="utf-8")
+    console.print(series_table(found))
     console.print(f"Report: {escape(str(page))}", soft_wrap=True)
 
 
@@ -52,11 +77,14 @@ def delivered(folder: Path, found: list[records.Record]) -> list[str]:
 def frontier_column(found: list[records.Record]) -> str | None:
     """What ID accuracy is drawn against: shifts, or corruptions, unseen classes, contexts, agreement, whichever the data have first."""
     measured = {column for record in found if isinstance(record, records.Evaluation) for column in record.accuracy}
+    if "test" not in measured:
+        return None
     unseen = sorted(column for column in measured if column.startswith("unseen/"))
     return next((c for c in ("avg_shifts", "avg_corruptions", *unseen, "context", "agreement") if c in measured), None)
 
 
-def command_of(folder: Path) -> str:
-    """The command that made the records of a folder, as it was noted there."""
-    path = folder / COMMAND
-    return path.read_text(encoding="utf-8", errors="replace").strip() if path.is_file() else f"surefoot report {folder}"
+def command_of(folder: Path, *parts: str) -> str:
+    """The command that made the records of a folder, as it was noted there or in one of its parts, whichever was noted last."""
+    noted = [path for path in (folder / COMMAND, *(folder / part / COMMAND for part in parts)) if path.is_file()]
+    last = max(noted, key=lambda path: path.stat().st_mtime, default=None)
+    return last.read_text(encoding="utf-8", errors="replace").strip() if last else f"surefoot report {folder}"

@@ -14,7 +14,7 @@ from surefoot import records
 from surefoot.anchors.pairs import KEPT, write_pairs
 from surefoot.anchors.pool import Pool, open_pool
 from surefoot.anchors.retrieval import BATCH, Retrieved, check, embed_images, embed_texts, retrieve_pairs
-from surefoot.anchors.writing import writing
+from surefoot.anchors.writing import alone
 from surefoot.cli import console as shared
 from surefoot.cli.compare import BaseToNew
 from surefoot.cli.recipe import resolve
@@ -49,6 +49,7 @@ BatchSize = Annotated[int, typer.Option(help="Texts, or images, embedded at a ti
 def retrieve(
     data: shared.Data,
     candidates: Candidates,
+    root: shared.Root = None,
     k: K = 1,
     index: IndexName = "exact",
     without: Without = None,
@@ -71,20 +72,19 @@ def retrieve(
     settings, place = resolve(data, None, None, model=model, precision=precision), pick_device(device)
     options = DataOptions(
         data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
-        base_to_new=base_to_new, anchors=anchors,
+        base_to_new=base_to_new, anchors=anchors, root=root,
     )  # fmt: skip
     folder = options.anchors_folder
-    with writing(folder, "--anchors", KEPT):
-        pass  # asked before hours are spent on what would go there
-    dataset = shared.opened(options, anchors=False)
-    left_out = () if without is None else _left_out(without, dataset)
-    whole, pool = _pools(candidates, skip_broken, None if without is None else left_out)
-    check(k, len(pool), index)
-    pre_trained = load_model(settings.model, device=place, precision=pick_precision(settings.precision, place))
-    found = _found(pre_trained, dataset, whole, pool, k, index, batch_size)
-    about = {"pool": pool.name, "weights": weights_hash(pre_trained), "model": settings.model, "k": k, "num_candidates": len(pool)}
-    about |= {"index": index, "precision": pre_trained.precision, "without": list(left_out), **records.provenance()}
-    own = write_pairs(folder, pool, digests(dataset.split("train").paths), found.rows, found.scores, about)
+    with alone(folder, "retrieve", "--anchors", KEPT):  # asked before hours are spent on what would go there
+        dataset = shared.opened(options, anchors=False)
+        left_out = () if without is None else _left_out(without, dataset)
+        whole, pool = _pools(candidates, skip_broken, None if without is None else left_out)
+        check(k, len(pool), index)
+        pre_trained = load_model(settings.model, device=place, precision=pick_precision(settings.precision, place))
+        found = _found(pre_trained, dataset, whole, pool, k, index, batch_size)
+        about = {"pool": pool.name, "weights": weights_hash(pre_trained), "model": settings.model, "k": k, "num_candidates": len(pool)}
+        about |= {"index": index, "precision": pre_trained.precision, "without": list(left_out), **records.provenance()}
+        own = write_pairs(folder, pool, digests(dataset.split("train").paths), found.rows, found.scores, about)
     _show(dataset, pool, found, own)
     shared.console.print(f"The pairs lie in {escape(str(folder))}.", soft_wrap=True, highlight=False)
     shared.console.print(f"Next: {escape(shared.next_comparison(options, model))}", soft_wrap=True, highlight=False)

@@ -53,6 +53,7 @@ Seeds = Annotated[str | None, typer.Option(help="Comma-separated; a trial takes 
 def tune(
     data: shared.Data,
     method: Name,
+    root: shared.Root = None,
     out: Out = Path("runs/tune"),
     trials: Trials = None,
     minutes: Minutes = None,
@@ -79,11 +80,10 @@ def tune(
     shared.check_folder(out)
     place, listed = pick_device(device), shared.numbers(seeds, "--seeds")
     settings = resolve(data, recipe, set_, model=model, precision=precision, methods=[method], seeds=listed, shots=shots)
-    fixed = {key.rpartition(".")[2] for key in parse_assignments(set_ or [])}
-    ranges = parse_space(space) if space else {k: v for k, v in default_space(settings.plan, method).items() if k not in fixed}
-    found = load(data, seed=split_seed, val_share=val_share, test_share=test_share)
+    ranges = parse_space(space) if space else _free(settings.plan, method, set_ or [])
+    found = load(data, root=root, seed=split_seed, val_share=val_share, test_share=test_share)
     dataset = opened(base_half(found) if base_to_new else found, skip_unreadable)
-    dataset = attach(dataset, DataOptions(data=data, anchors=anchors).anchors_folder)
+    dataset = attach(dataset, DataOptions(data=data, root=root, anchors=anchors).anchors_folder)
     shared.tell_notes(dataset)
     pre_trained = load_model(settings.model, device=place, precision=pick_precision(settings.precision, place))
     with Display() as display:
@@ -92,7 +92,13 @@ def tune(
             seed=search_seed, num_seeds=seeds_per_trial, watcher=display, command="surefoot " + shlex.join(sys.argv[1:]),
         )  # fmt: skip
     shared.console.print(table(tuned))
-    tell(tuned, data)
+    tell(tuned, data, root)
+
+
+def _free(plan: Plan, method: str, assignments: list[str]) -> Mapping[str, Any]:
+    """The method's own space without what the command line sets."""
+    fixed = {key.rpartition(".")[2] for key in parse_assignments(assignments)}
+    return {key: values for key, values in default_space(plan, method).items() if key not in fixed}
 
 
 def tuned_plan(job: Job, dataset: Dataset, out: Path, trials: int, space: list[str] | None) -> Plan:
@@ -184,7 +190,7 @@ def _cell(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def tell(tuned: Tuned, data: str) -> None:
+def tell(tuned: Tuned, data: str, root: str | None = None) -> None:
     """What was chosen and why, where it stands, and what to do with it."""
     chosen, best = tuned.chosen, tuned.argmax
     beside = "" if chosen == best else f" Validation cannot tell it from the best, trial {best.number}."
@@ -192,7 +198,7 @@ def tell(tuned: Tuned, data: str) -> None:
     lines += [
         f"Trial {chosen.number} is chosen: {RULE}.{beside} Trial 0 has the settings that were given.",
         f"Recipe: {tuned.recipe}",
-        f"Next: surefoot compare {shlex.quote(data)} --recipe {shlex.quote(str(tuned.recipe))}",
+        "Next: " + shlex.join(["surefoot", "compare", data, *(["--root", root] if root else []), "--recipe", str(tuned.recipe)]),
     ]
     for line in lines:
         shared.console.print(escape(line), soft_wrap=True, highlight=False)

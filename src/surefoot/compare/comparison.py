@@ -150,7 +150,7 @@ class Comparison:
             state=lambda: self.trained(method, training)[0],
             again=lambda: self._fit(run, resume),
             own=lambda outcome: self._with_val_of(training.seed, outcome),
-            ends={0.0: found[0].accuracy, 1.0: found[-1].accuracy},
+            ends={0.0: found[0], 1.0: found[-1]},
         )
         self.curves.draw(run, self.judge, source, self.watcher)
         resume.unlink(missing_ok=True)

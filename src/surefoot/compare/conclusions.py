@@ -28,7 +28,7 @@ def choices(found: Rows, folder: Path) -> list[records.Choice]:
     for method, seed in sorted({(r.method, r.seed) for r in found if r.method != "zero_shot"}):
         run = sorted((r for r in found if (r.method, r.seed) == (method, seed)), key=lambda r: r.alpha)
         by = run[0].settings.get("select_by", "accuracy")
-        given = [_answers(folder, r.answers)["val"] for r in run]
+        given = [answers_of(folder, r.answers)["val"] for r in run]
         scores = [score(one.prediction, one.label, by) for one in given]
         alpha, argmax = one_standard_error([r.alpha for r in run], [s.value for s in scores], [s.error for s in scores])
         rule = f"smallest alpha within one standard error of the best ID validation {by.replace('_', ' ')}"
@@ -114,11 +114,12 @@ def _harmonic(sets: list[Answered]) -> float:
 
 def _loaded(rows: Rows, sets: Sequence[str], folder: Path) -> list[list[records.Answers]]:
     """For each set the answers of every row, seeds in order."""
-    loaded = [_answers(folder, row.answers) for row in sorted(rows, key=lambda r: r.seed)]
+    loaded = [answers_of(folder, row.answers) for row in sorted(rows, key=lambda r: r.seed)]
     return [[one[name] for one in loaded] for name in sets]
 
 
-def _answers(folder: Path, relative: str) -> dict[str, records.Answers]:
+def answers_of(folder: Path, relative: str) -> dict[str, records.Answers]:
+    """The answers of an evaluation in `folder`; those that were read last are kept."""
     path = folder / relative
     return _of_file(folder.absolute(), relative, path.stat().st_mtime_ns if path.is_file() else 0)
 

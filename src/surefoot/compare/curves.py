@@ -1,7 +1,8 @@
 """Curves beside a run's frontier: other ways from the zero-shot to the fine-tuned model, judged on the same images.
 
 What WiSE-FT is compared with: an ensemble of the outputs of both models, and the weights after each epoch of the run. The Fisher-weighted
-merge is a mean of the same weights in which each counts by how much it matters to its model.
+merge is a mean of the same weights in which each counts by how much it matters to its model. The image tower alone may be interpolated too,
+of methods that train both towers: what the text tower's part in the ensemble adds.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from surefoot.data.images import Budget, Images
 from surefoot.data.layout import Dataset
 from surefoot.errors import TrainingError, unknown_name
 from surefoot.heads import LinearHead
+from surefoot.methods.wise_ft import wise_ft
 from surefoot.objective import Method
 from surefoot.prompts import PromptTable
 from surefoot.protocols import Judge, Member, Outcome
@@ -34,7 +36,9 @@ from surefoot.train.fisher import diagonal_fisher
 from surefoot.train.loop import OnEpoch
 from surefoot.weights import fisher_merge
 
-KINDS = ("outputs", "epochs", "fisher")
+KINDS = ("outputs", "epochs", "fisher", "visual")
+KEPT = ("visual",)
+"""The curves whose points keep their answers, so that they can be compared with other rows image by image."""
 FISHER_IMAGES = 1000
 """Training images, at most, that the diagonals of the Fisher matrices are estimated on."""
 _FISHER = f".fisher-{FISHER_IMAGES}.safetensors"
@@ -49,7 +53,7 @@ def kinds_of(names: Iterable[str]) -> tuple[str, ...]:
 
     Examples:
         >>> kinds_of(["epochs", "outputs"]), kinds_of(["all"])
-        (('outputs', 'epochs'), ('outputs', 'epochs', 'fisher'))
+        (('outputs', 'epochs'), ('outputs', 'epochs', 'fisher', 'visual'))
     """
     given = list(names)
     if wrong := [name for name in given if name not in (*KINDS, "all")]:
@@ -86,13 +90,17 @@ class Source:
         state: gives theta_1, trained if it is not stored.
         again: trains the run once more, with the `recorder` of its epochs.
         own: an outcome with the validation images of this run alone.
-        ends: the accuracies of alpha 0 and alpha 1, which are evaluated before any curve.
+        ends: the evaluations of alpha 0 and alpha 1, which come before any curve.
     """
 
     state: Callable[[], State]
     again: Callable[[], object]
     own: Callable[[Outcome], Outcome]
-    ends: Mapping[float, Mapping[str, float]]
+    ends: Mapping[float, records.Evaluation]
+
+
+Judged = Outcome | records.Evaluation
+"""What a point is made of: judged for the curve, or an end that was evaluated before it."""
 
 
 @dataclass(frozen=True)
@@ -116,12 +124,15 @@ class Curves:
 
     def __post_init__(self) -> None:
         for record in records.read(self.folder) if self.kinds else ():
-            if isinstance(record, records.Curve) and record.made_with == _made_with(record.along) and self._of_these_data(record):
+            if isinstance(record, records.Curve) and self._counts(record):
                 self._points(record.method, record.seed, record.settings_hash, record.along).add(record.at)
 
     def missing(self, run: Run, kind: str) -> list[float]:
-        """The points of a curve that are not recorded yet, alphas or epochs; of a run that is not trained at least its first epoch."""
-        if kind not in self.kinds:
+        """The points of a curve that are not recorded yet, alphas or epochs; of a run that is not trained at least its first epoch.
+
+        None of a curve that is not asked for, or that does not exist for the run's method.
+        """
+        if kind not in self.kinds or not applies(kind, run.method):
             return []
         done = self._points(run.method.name, run.training.seed, run.settings_hash, kind)
         wanted = self.plan.all_alphas if kind != "epochs" else _epochs_of(run.weights) or sorted(done) or [1.0]
@@ -143,21 +154,22 @@ class Curves:
 
     def draw(self, run: Run, judge: Judge, source: Source, watcher: Watcher) -> None:
         """Judge and record every point of the run's curves that is missing."""
-        for kind, judged in (("outputs", self._outputs), ("epochs", self._epochs), ("fisher", self._fisher)):
+        drawn = {"outputs": self._outputs, "epochs": self._epochs, "fisher": self._fisher, "visual": self._visual}
+        for kind, judged in drawn.items():
             if self.missing(run, kind):
-                for at, accuracy in judged(run, judge, source, watcher).items():
-                    self._add(run, kind, at, accuracy)
+                for at, found in judged(run, judge, source, watcher).items():
+                    self._add(run, kind, at, found)
         if "epochs" in self.kinds:
             shutil.rmtree(run.epochs, ignore_errors=True)
 
-    def _outputs(self, run: Run, judge: Judge, source: Source, watcher: Watcher) -> dict[float, Mapping[str, float]]:
+    def _outputs(self, run: Run, judge: Judge, source: Source, watcher: Watcher) -> dict[float, Judged]:
         """All ensembles from one pass over the images."""
         alphas = self.missing(run, "outputs")
         _tell(watcher, run, "outputs", judge, passes=1)
         outcomes = judge.ensembles(run.method, source.state(), alphas)
-        return {alpha: source.own(outcome).accuracy for alpha, outcome in zip(alphas, outcomes, strict=True)}
+        return {alpha: source.own(outcome) for alpha, outcome in zip(alphas, outcomes, strict=True)}
 
-    def _epochs(self, run: Run, judge: Judge, source: Source, watcher: Watcher) -> dict[float, Mapping[str, float]]:
+    def _epochs(self, run: Run, judge: Judge, source: Source, watcher: Watcher) -> dict[float, Judged]:
         """A run whose epochs were not stored is trained again, to the same weights by its seed."""
         epochs = self.missing(run, "epochs")
         _tell(watcher, run, "epochs", judge, passes=len(epochs), training=not _stored(run, epochs))
@@ -166,9 +178,19 @@ class Curves:
             source.again()
         members = [Member(run.method, partial(_load, judge.start, _file(run.epochs, epoch))) for epoch in epochs]
         outcomes = judge.judge_all(members)
-        return {epoch: source.own(outcome).accuracy for epoch, outcome in zip(epochs, outcomes, strict=True)}
+        return {epoch: source.own(outcome) for epoch, outcome in zip(epochs, outcomes, strict=True)}
 
-    def _fisher(self, run: Run, judge: Judge, source: Source, watcher: Watcher) -> dict[float, Mapping[str, float]]:
+    def _visual(self, run: Run, judge: Judge, source: Source, watcher: Watcher) -> dict[float, Judged]:
+        """All alphas in one pass over the images; alpha 1 is the run itself, which is evaluated already."""
+        alphas, end = self.missing(run, "visual"), source.state()
+        judged = [alpha for alpha in alphas if alpha != 1]
+        _tell(watcher, run, "visual", judge, passes=len(judged))
+        members = [Member(run.method, partial(image_tower_alone, run.method, judge.start, end, alpha)) for alpha in judged]
+        outcomes = zip(judged, judge.judge_all(members) if judged else [], strict=True)
+        found: dict[float, Judged] = {alpha: source.own(outcome) for alpha, outcome in outcomes}
+        return {alpha: found.get(alpha, source.ends[1.0]) for alpha in alphas}
+
+    def _fisher(self, run: Run, judge: Judge, source: Source, watcher: Watcher) -> dict[float, Judged]:
         """Both diagonals, of the weights that moved, then all merges in one pass over the images."""
         alphas, end = self.missing(run, "fisher"), source.state()
         between = [alpha for alpha in alphas if alpha not in source.ends]
@@ -182,7 +204,7 @@ class Curves:
         first, second = (_read(path, "it is computed again") for path, _ in sides)
         members = [Member(run.method, partial(fisher_merge, judge.start, end, first, second, alpha)) for alpha in between]
         outcomes = zip(between, judge.judge_all(members) if between else [], strict=True)
-        judged = {alpha: source.own(outcome).accuracy for alpha, outcome in outcomes}
+        judged: dict[float, Judged] = {alpha: source.own(outcome) for alpha, outcome in outcomes}
         return {alpha: judged[alpha] if alpha in judged else source.ends[alpha] for alpha in alphas}
 
     def _start_fisher(self, run: Run, names: Sequence[str]) -> Path:
@@ -192,19 +214,73 @@ class Curves:
         identity = records.settings_hash({"images": images, "names": names, "predict": run.method.predict, **origin})
         return run.weights.with_name(f"zero_shot-{identity}{_FISHER}")
 
-    def _of_these_data(self, record: records.Curve) -> bool:
-        return all(record.provenance.get(key) == self.provenance[key] for key in ("data", "weights"))
+    def _counts(self, record: records.Curve) -> bool:
+        """Whether a point is one of these data and weights, made as it would be today, with its answers where they are kept."""
+        same = all(record.provenance.get(key) == self.provenance[key] for key in ("data", "weights"))
+        whole = record.along not in KEPT or (self.folder / record.answers).is_file()
+        return same and whole and record.made_with == _made_with(record.along)
 
     def _points(self, method: str, seed: int, settings_hash: str, kind: str) -> set[float]:
         return self._done.setdefault((method, seed, settings_hash, kind), set())
 
-    def _add(self, run: Run, kind: str, at: float, accuracy: Mapping[str, float]) -> None:
+    def _add(self, run: Run, kind: str, at: float, found: Judged) -> None:
         record = records.Curve(
             method=run.method.name, seed=run.training.seed, settings_hash=run.settings_hash, along=kind, at=float(at),
-            dataset=self.dataset, accuracy=accuracy, made_with=_made_with(kind), provenance=self.provenance,
+            dataset=self.dataset, accuracy=found.accuracy, answers=self._answers(run, kind, at, found), made_with=_made_with(kind),
+            provenance=self.provenance,
         )  # fmt: skip
         records.append(self.folder, record)
         self._points(record.method, record.seed, record.settings_hash, kind).add(record.at)
+
+    def _answers(self, run: Run, kind: str, at: float, found: Judged) -> str:
+        """Where the answers of a point lie, written now unless they are those of an end; "" for a curve that keeps none."""
+        if kind not in KEPT:
+            return ""
+        if isinstance(found, records.Evaluation):
+            return found.answers
+        origin = {key: self.provenance[key] for key in ("data", "weights")}
+        identity = records.settings_hash({"run": run.settings_hash, "at": at, **origin})
+        return records.save_answers(self.folder, f"{run.method.name}-{run.training.seed}-{kind}-{at:.2f}-{identity}", found.answers)
+
+
+def applies(kind: str, method: Method) -> bool:
+    """Whether a method has a curve of a kind: the image tower can be interpolated alone only where both towers trained.
+
+    Examples:
+        >>> from surefoot.methods import get
+        >>> applies("visual", get("flyp")), applies("visual", get("tp_ft")), applies("outputs", get("tp_ft"))
+        (True, False, True)
+    """
+    return kind != "visual" or method.trains >= {"visual", "text"}
+
+
+def image_tower_alone(method: Method, start: Mapping[str, Tensor], end: Mapping[str, Tensor], alpha: float) -> State:
+    """WiSE-FT of the image tower alone: what the text modality's part in an ensemble of both towers is measured against.
+
+    With theta = (v, w, h) for the image tower, the text tower with the scale, and the trained head::
+
+        theta_alpha = ((1 - alpha) v_0 + alpha v_1, w_1, (1 - alpha) h_0 + alpha h_1)
+
+    Args:
+        method: whose trained head h is interpolated if it answers by it, and stays h_1, without a say in the answers, if it predicts
+            from text.
+        start: theta_0, the zero-shot model with its text-prompt head, as `train.start_state` gives it.
+        end: theta_1, the fine-tuned model: the same names, shapes and dtypes.
+        alpha: weight of the fine-tuned image tower, in 0..1.
+
+    Returns:
+        theta_alpha under the names of `end`.
+
+    Relations: alpha 1 is `end`, bit for bit; alpha 0 is the zero-shot image tower beside the tuned text tower, not the zero-shot model.
+        Where neither the text tower nor the scale moved it answers as `wise_ft` does.
+
+    References:
+        Liu, Li, Yu, "Fully fine-tuned CLIP models are efficient few-shot learners", arXiv 2024, eq. 7: "different from" WiSE-FT, "that only
+        considers the ensemble in the visual modality", both towers are ensembled.
+    """
+    moving = ("model.visual.", "head.") if method.predict == "head" else ("model.visual.",)
+    names = [name for name in end if name.startswith(moving)]
+    return {**end, **wise_ft({name: start[name] for name in names}, {name: end[name] for name in names}, alpha)}
 
 
 def _made_with(kind: str) -> dict[str, object]:

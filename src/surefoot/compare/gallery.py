@@ -37,7 +37,7 @@ def examples(folder: Path, dataset: Dataset, name: str, a: records.Evaluation, b
     made: list[records.Example] = []
     for change, right, wrong in (("gained", 0, 1), ("lost", 1, 0)):
         queues = []
-        for split in [dataset.split("test"), *dataset.shifts]:
+        for split in (split for name, split in dataset.splits.items() if name == "test" or name.startswith("shifts/")):
             own, other = answers[0][split.name], answers[1][split.name]
             rows = np.flatnonzero(answers[right][split.name].correct & ~answers[wrong][split.name].correct)
             ordered = rows[np.argsort(-own.confidence[rows], kind="stable")]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from surefoot import records
-from surefoot.methods import base_of, get
+from surefoot.methods import base_of, get, variant_settings, without
 from surefoot.methods.reference import FROM_SCRATCH, REFERENCE
 from surefoot.objective import Method
 from surefoot.train import Step, Training
@@ -20,7 +20,7 @@ class Plan:
     """`methods` x `seeds`, each evaluated at `alphas` (0 and 1 are added).
 
     Attributes:
-        methods: names of the table of methods, or variants of them such as "car_ft+contexts=own".
+        methods: names of the table of methods, or variants of them such as "car_ft+contexts=own" or "flyp+batch_size=32".
         seeds: one run each.
         alphas: WiSE-FT's coefficients.
         training: the settings of every run.
@@ -49,11 +49,12 @@ class Plan:
 
     def method_of(self, name: str) -> Method:
         """A method with the settings that the plan gives it."""
-        return get(name, {key: value for key, value in self.overrides_of(name).items() if key not in TRAINING_NAMES})
+        own = {key: value for key, value in self.overrides_of(name).items() if key not in TRAINING_NAMES}
+        return replace(get(without(name, TRAINING_NAMES), own), name=name)
 
     def overrides_of(self, name: str) -> dict[str, Any]:
-        """What differs for a method or a variant."""
-        return {**self.overrides.get(base_of(name), {}), **self.overrides.get(name, {})}
+        """What differs for a method or a variant; the training settings in its name count before all others."""
+        return {**self.overrides.get(base_of(name), {}), **self.overrides.get(name, {}), **named_training(name)}
 
     @property
     def all_alphas(self) -> list[float]:
@@ -64,6 +65,16 @@ class Plan:
     def tuned(self) -> list[str]:
         """The methods that train something."""
         return [name for name in self.methods if base_of(name) != "zero_shot"]
+
+
+def named_training(name: str) -> dict[str, Any]:
+    """The training settings that a variant's name holds.
+
+    Examples:
+        >>> named_training("flyp+batch_size=32+clip_norm=none+frozen_text=true")
+        {'batch_size': 32, 'clip_norm': None}
+    """
+    return {key: None if value == "none" else value for key, value in variant_settings(name).items() if key in TRAINING_NAMES}
 
 
 class Watcher:

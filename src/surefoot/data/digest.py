@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from surefoot.data.shards import content, member_of, stamp
 from surefoot.errors import DataError
 
 log = logging.getLogger(__name__)
@@ -97,14 +98,16 @@ _Stamp = tuple[bytes, int, int]
 
 def _stamp(path: Path) -> _Stamp:
     try:
-        status = path.stat()
+        size, changed = stamp(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}). Put it back, or allow it to be read.") from error
-    return os.fsencode(path.absolute()), status.st_size, status.st_mtime_ns
+    return os.fsencode(path.absolute()), size, changed
 
 
 def _sha256(path: Path) -> str:
     try:
+        if member_of(path) is not None:
+            return hashlib.sha256(content(path)).hexdigest()
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:

@@ -1,4 +1,4 @@
-"""The benchmark and the pool that come with Surefoot, unpacked once into the user's cache."""
+"""The benchmark and the pool that come with Surefoot, unpacked once into the user's cache; and `load`, which opens data of any kind."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import os
 import shutil
 import tempfile
 import zipfile
+from dataclasses import replace
 from pathlib import Path
 
 from surefoot.data import splits
@@ -18,6 +19,8 @@ from surefoot.errors import DataError, MissingDataError, unknown_name
 
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 MANIFEST = "manifest.json"
+UNSEEN = {"iconshift-unseen": ("iconshift", "unseen/outline")}
+"""{data set: the archive, and the unseen classes of it that are a data set of their own}: two disjoint sets of classes to go between."""
 
 
 def cache_folder() -> Path:
@@ -28,8 +31,8 @@ def cache_folder() -> Path:
 
 
 def names() -> list[str]:
-    """The embedded archives."""
-    return sorted(_manifest())
+    """The embedded archives, and the data sets that are parts of one."""
+    return sorted([*_manifest(), *UNSEEN])
 
 
 def _manifest() -> dict[str, str]:
@@ -68,31 +71,64 @@ def unpack(name: str) -> Path:
     return target
 
 
-def load(name_or_path: str | Path, *, seed: int = 0, val_share: float = splits.VAL_SHARE, test_share: float = splits.TEST_SHARE) -> Dataset:
-    """An embedded data set by its name, a folder in the standard layout, or a manifest; val and test are split off train if missing.
+def load(
+    name_or_path: str | Path,
+    *,
+    root: str | Path | None = None,
+    seed: int = 0,
+    val_share: float = splits.VAL_SHARE,
+    test_share: float = splits.TEST_SHARE,
+) -> Dataset:
+    """A data set by its name, a folder in the standard layout, or a manifest; val and test are split off train if missing.
 
     Args:
-        name_or_path: a name, a folder, or a .csv or .jsonl file.
+        name_or_path: an embedded name, a folder, a .csv or .jsonl file; with a root, a name of the catalogue.
+        root: the folder that a data set of the catalogue lies in; nothing else needs one.
         seed: of the splits that are made; given ones do not depend on it.
-        val_share: of each class's distinct training images, if there is no val.
+        val_share: of each class's distinct training images, if there is no val. Where it is left at its default, a data set of the
+            catalogue has a share of its own (2% of ImageNet).
         test_share: the same for test.
 
     Raises:
-        MissingDataError: neither an embedded name nor a folder nor a file.
+        MissingDataError: neither a known name nor a folder nor a file; a name of the catalogue without a root, or with a wrong one.
         DataError: what it holds is not a data set.
-        SettingError: a share is out of range.
+        SettingError: a share is out of range, or a package is missing that reads the data.
     """
+    from surefoot.data import catalog  # here, because catalog -> embedded would be a circle
+
     path = Path(name_or_path)
-    if str(name_or_path) in _manifest():
+    if root is not None and str(name_or_path) in catalog.names():
+        found = catalog.open_declared(str(name_or_path), Path(root))
+        own = catalog.declared(str(name_or_path)).val_share
+        val_share = own if own is not None and val_share == splits.VAL_SHARE else val_share
+    elif str(name_or_path) in _manifest():
         found = open_dataset(unpack(str(name_or_path)))
+    elif str(name_or_path) in UNSEEN:
+        found = _unseen(str(name_or_path))
     elif path.is_file():
         found = open_manifest(path)
     elif path.is_dir():
         found = open_dataset(path)
     else:
-        near = difflib.get_close_matches(str(name_or_path), names(), n=1)
-        raise MissingDataError(
-            f"'{name_or_path}' is neither a folder nor a manifest nor one of the embedded data sets: {', '.join(names())}. "
-            + (f"Did you mean '{near[0]}'?" if near else "Check the path, or take one of these.")
-        )
+        raise _unknown(str(name_or_path), catalog.names())
     return splits.complete(found, seed=seed, val_share=val_share, test_share=test_share)
+
+
+def _unseen(name: str) -> Dataset:
+    archive, split = UNSEEN[name]
+    whole = open_dataset(unpack(archive))
+    images = whole.split(split)
+    note = f"The classes are those of {split} of {archive}."
+    return Dataset(whole.root, name, images.class_names, {"train": replace(images, name="train")}, whole.templates, notes=(note,))
+
+
+def _unknown(name: str, catalogue: list[str]) -> MissingDataError:
+    if name in catalogue:
+        return MissingDataError(
+            f"{name} is a data set of the catalogue: say where it lies by --root DIR. 'surefoot datasets {name}' shows what must be there."
+        )
+    near = difflib.get_close_matches(name, [*names(), *catalogue], n=1)
+    return MissingDataError(
+        f"'{name}' is neither a folder nor a manifest nor one of the embedded data sets: {', '.join(names())}; nor, with --root DIR, one "
+        "of the catalogue ('surefoot datasets'). " + (f"Did you mean '{near[0]}'?" if near else "Check the path, or take one of these.")
+    )

@@ -20,6 +20,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from surefoot.data.shards import content, source
 from surefoot.errors import DataError
 
 KEEP_BYTES = 1 << 30
@@ -72,7 +73,7 @@ _quiet = _Quiet()
 
 
 def read_image(path: Path) -> Image.Image:
-    """One image as RGB, as a viewer would show it.
+    """One image as RGB, as a viewer would show it: a file, or a member of a tar file (`surefoot.data.shards`).
 
     Turned as its EXIF data says; transparent parts on white; 16-bit grey scaled to 8; the first frame or page of several. Safe in threads.
 
@@ -80,7 +81,7 @@ def read_image(path: Path) -> Image.Image:
         DataError: the file cannot be read as an image, or holds values that have no fixed range.
     """
     try:
-        with _quiet, Image.open(path) as opened:
+        with _quiet, Image.open(source(path)) as opened:
             opened.load()
             return _rgb(_upright(opened), path)
     except DataError:
@@ -133,9 +134,8 @@ def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
 def _is_heic(path: Path) -> bool:
     """Whether the file is a HEIC image, whatever its name: phones' photographs are often renamed to .jpg."""
     try:
-        with path.open("rb") as file:
-            head = file.read(12)
-    except OSError:
+        head = content(path, most=12)
+    except (OSError, DataError):
         return False
     return head[4:8] == b"ftyp" and head[8:12] in _HEIC_BRANDS
 
@@ -160,6 +160,7 @@ class Images:
         random: whether the transform draws random numbers, so that its results must not be kept.
         budget: what may be kept; its own if none is given.
         workers: threads that read; as many as there are processors, at most eight, if None.
+        border: pixels that are cut off each side of an image before anything else.
     """
 
     def __init__(
@@ -170,8 +171,9 @@ class Images:
         random: bool = False,
         budget: Budget | None = None,
         workers: int | None = None,
+        border: int = 0,
     ) -> None:
-        self.paths, self._transform, self._random = tuple(paths), transform, random
+        self.paths, self._transform, self._random, self._border = tuple(paths), transform, random, border
         self._budget = budget or Budget()
         self._workers = workers or min(MOST_WORKERS, os.cpu_count() or 1)
         self._decoded: dict[int, Image.Image] = {}
@@ -191,7 +193,7 @@ class Images:
 
     def _fixed(self, rows: Sequence[int]) -> Iterator[Tensor]:
         fresh = [row for row in rows if row not in self._ready]
-        results = _ahead(lambda row: self._transform(read_image(self.paths[row])), fresh, self._workers)
+        results = _ahead(lambda row: self._transform(self._read(row)), fresh, self._workers)
         for row, is_ready in [(row, row in self._ready) for row in rows]:
             result = self._ready[row] if is_ready else next(results)
             if row not in self._ready and self._fits(result.numel() * result.element_size()):
@@ -200,18 +202,33 @@ class Images:
 
     def _drawn(self, rows: Sequence[int]) -> Iterator[Tensor]:
         fresh = [row for row in rows if row not in self._decoded]
-        images = _ahead(lambda row: read_image(self.paths[row]), fresh, self._workers)
+        images = _ahead(self._read, fresh, self._workers)
         for row, is_decoded in [(row, row in self._decoded) for row in rows]:
             image = self._decoded[row] if is_decoded else next(images)
             if row not in self._decoded and self._fits(image.width * image.height * 4):
                 self._decoded[row] = image
             yield self._transform(image)
 
+    def _read(self, row: int) -> Image.Image:
+        image = read_image(self.paths[row])
+        return cropped(image, self._border, self.paths[row]) if self._border else image
+
     def _fits(self, size: int) -> bool:
         """Whether that many bytes may be kept; they are taken off the budget then."""
         fits = size <= self._budget.left
         self._budget.left -= size if fits else 0
         return fits
+
+
+def cropped(image: Image.Image, border: int, path: Path) -> Image.Image:
+    """An image without `border` pixels on each side.
+
+    Raises:
+        DataError: nothing would be left; `path` is named.
+    """
+    if min(image.size) <= 2 * border:
+        raise DataError(f"{path} has {image.width} x {image.height} pixels; nothing is left without its border of {border}. Replace it.")
+    return image.crop((border, border, image.width - border, image.height - border))
 
 
 def _ahead(work: Callable[[_Item], _Result], items: Sequence[_Item], workers: int) -> Iterator[_Result]:

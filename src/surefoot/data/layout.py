@@ -8,6 +8,7 @@
     ├── shifts/<name>/<class>/*         the same classes (or some of them) under a shift
     └── unseen/<name>/<class>/*         other classes
 
+Webdataset shards may stand where the class folders stand: `surefoot.data.sharded` tells how.
 `surefoot.data.load` splits a missing val or test off train. A folder of nothing but class folders, DATA/<class>/*, is read as train.
 A class is called by its folder's name with `_` read as a space, unless dataset.toml says otherwise:
 
@@ -58,7 +59,17 @@ _KEYS = ("name", "id_context", "templates", "contexts", "class_names")
 class Split:
     """Images of one evaluation or training set: `labels[i]` is the row of image i's class in `class_names`.
 
-    `captions` is empty, or holds one text for each image, "" where there is none.
+    Attributes:
+        name: train, val, test, shifts/<name> or unseen/<name>.
+        paths: the images.
+        labels: one for each image.
+        class_names: what the labels mean.
+        captions: empty, or one text for each image, "" where there is none.
+        templates: prompts of its own, for unseen classes of another data set; the data set's if empty.
+        mapped: for a shift with class names of its own (ObjectNet): row c lists the training classes that count as its class c. Its logit
+            is the largest of theirs.
+        groups: empty, or one text for each image, such as its region: accuracy in the worst group is reported.
+        border: pixels that are cut off each side of an image before anything else (ObjectNet: 2).
     """
 
     name: str
@@ -66,6 +77,10 @@ class Split:
     labels: tuple[int, ...]
     class_names: tuple[str, ...]
     captions: tuple[str, ...] = ()
+    templates: tuple[str, ...] = ()
+    mapped: tuple[tuple[int, ...], ...] = ()
+    groups: tuple[str, ...] = ()
+    border: int = 0
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -76,6 +91,9 @@ class Dataset:
     """A data set in the standard layout, its images found but not yet read.
 
     `notes` are sentences for the report, such as how the splits were made. `anchors` are generated beside the data and no part of them.
+    With `fewer_shots` a class that has fewer images than a few-shot draw asks for gives all it has, as CoOp's code does; else that is an
+    error.
+    `metric` is what the papers report beside accuracy: mean_per_class, macro_f1 or worst_group; accuracy itself where they report no other.
     """
 
     root: Path
@@ -87,6 +105,8 @@ class Dataset:
     id_context: str | None = None
     notes: tuple[str, ...] = ()
     anchors: Anchors = field(default_factory=Anchors)
+    metric: str = "accuracy"
+    fewer_shots: bool = False
 
     def split(self, name: str) -> Split:
         """The split of that name: train, val, test, shifts/<name> or unseen/<name>."""
@@ -114,9 +134,13 @@ class Dataset:
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits over class names, prompts, splits, captions, and every image's path and bytes."""
         total = hashlib.sha256(repr((self.class_names, self.templates, sorted(self.contexts.items()), self.id_context)).encode())
+        if self.metric != "accuracy":
+            total.update(self.metric.encode())
         for name, split in sorted(self.splits.items()):
             images = [(self.written(path), digest) for path, digest in zip(split.paths, digests(split.paths), strict=True)]
             total.update(repr((name, split.class_names, split.labels, split.captions, images)).encode())
+            if any(more := (split.templates, split.mapped, split.groups, split.border)):
+                total.update(repr(more).encode())
         return total.hexdigest()[:16]
 
 
@@ -131,9 +155,13 @@ def open_dataset(root: Path) -> Dataset:
         DataError: an empty split, fewer than two classes, a shift with a class that is not in train, a folder that is named almost like
             a split, a broken dataset.toml.
     """
+    from surefoot.data.sharded import is_sharded, open_shards  # here, because sharded -> layout would be a circle
+
     root = Path(root)
     if not root.is_dir():
         raise MissingDataError(f"There is no folder {root}. Give the folder that holds train/<class>/.")
+    if is_sharded(root):
+        return open_shards(root)
     config = read_config(root / "dataset.toml")
     train, folders, notes = _training_folders(root)
     known = tuple(folder.name for folder in folders)

@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from surefoot.data.layout import SPLITS, Dataset, Split, check_class_names, class_name, dataset_of, listed, read_config, split_meant
+from surefoot.data.shards import is_there
 from surefoot.errors import DataError, MissingDataError
 
 COLUMNS = ("path", "class", "split", "caption")
@@ -127,7 +128,7 @@ def _check_paths(manifest: Path, rows: Sequence[_Row]) -> None:
     """Every image is there, and stands in one row."""
     if not rows:
         raise DataError(f"{manifest} lists no images. Write one row for each image, with its path and its class.")
-    missing = [f"{row.path} (line {row.line})" for row in rows if not row.path.is_file()]
+    missing = [f"{row.path} (line {row.line})" for row in rows if not is_there(row.path)]
     if missing:
         one = len(missing) == 1
         raise MissingDataError(

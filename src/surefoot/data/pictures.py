@@ -16,6 +16,7 @@ from PIL import Image
 
 from surefoot.data.digest import digests, remember
 from surefoot.data.images import _DAMAGED, _quiet, _upright, read_image
+from surefoot.data.shards import source
 from surefoot.errors import DataError
 
 REDUCED_SIDE = 256
@@ -102,7 +103,7 @@ def _open(path: Path) -> tuple[dict[str, Any], Image.Image | None, tuple[int, in
     """
     form: dict[str, Any] = {}
     try:
-        with _quiet, Image.open(path) as opened:
+        with _quiet, Image.open(source(path)) as opened:
             photograph = opened.format in ("JPEG", "MPO")  # MPO: a JPEG with further pictures behind it, as telephones write
             form = {"format": opened.format or "", "mode": opened.mode}
             form["animated"] = bool(getattr(opened, "is_animated", False)) and not photograph
@@ -113,7 +114,7 @@ def _open(path: Path) -> tuple[dict[str, Any], Image.Image | None, tuple[int, in
             opened.load()
             image = _upright(opened)
             return form, image, (width, height) if image.size == small else (height, width)
-    except (*_DAMAGED, Image.DecompressionBombError):
+    except (*_DAMAGED, DataError, Image.DecompressionBombError):
         return form, None, (0, 0)
 
 

@@ -16,6 +16,7 @@ from dataclasses import replace
 
 from surefoot.data.digest import digests
 from surefoot.data.layout import SPLITS, Dataset, Split, listed
+from surefoot.data.subsets import take
 from surefoot.errors import DataError, SettingError
 
 VAL_SHARE = TEST_SHARE = 0.15
@@ -46,14 +47,14 @@ def complete(dataset: Dataset, *, seed: int = 0, val_share: float = VAL_SHARE, t
         return dataset
     train = dataset.split("train")
     own = digests(train.paths)
-    went = assign([_key(dataset.written(path)) for path in train.paths], train.labels, own, shares, seed)
+    went = assign([key_of(dataset.written(path)) for path in train.paths], train.labels, own, shares, seed)
     missing = " and ".join(shares)
     if set(went) == {"train"}:
         raise DataError(
             f"{dataset.root} has no {missing}, and no class has {SMALLEST} different images to split it off. "
             f"Add images, or give {missing} yourself."
         )
-    parts = {name: _taken(train, name, [row for row, split in enumerate(went) if split == name]) for name in ("train", *shares)}
+    parts = {name: replace(take(train, [row for row, split in enumerate(went) if split == name]), name=name) for name in ("train", *shares)}
     splits = {**dataset.splits, **parts}
     ordered = {name: splits[name] for name in (*SPLITS, *(name for name in splits if name not in SPLITS))}
     return replace(dataset, splits=ordered, notes=(*dataset.notes, *_notes(parts, shares, seed, _small(train, own))))
@@ -97,8 +98,9 @@ def assign(keys: Sequence[str], labels: Sequence[int], contents: Sequence[str], 
     return went
 
 
-def _key(written: str) -> str:
-    """The name that the draw sees: the same for train/a/1.jpg in a folder, for a/1.jpg without train/, and for a manifest of either.
+def key_of(written: str) -> str:
+    """The name that the draw sees, from what `Dataset.written` gives: the same for train/a/1.jpg in a folder, for a/1.jpg without train/,
+    and for a manifest of either.
 
     File systems differ in how they spell accented letters, hence the normal form.
     """
@@ -107,11 +109,6 @@ def _key(written: str) -> str:
 
 def _draw(seed: int, key: str) -> str:
     return hashlib.sha256(f"{seed}:{key}".encode(errors="surrogateescape")).hexdigest()
-
-
-def _taken(split: Split, name: str, rows: Sequence[int]) -> Split:
-    captions = tuple(split.captions[row] for row in rows) if split.captions else ()
-    return Split(name, tuple(split.paths[row] for row in rows), tuple(split.labels[row] for row in rows), split.class_names, captions)
 
 
 def _small(train: Split, contents: Sequence[str]) -> list[str]:

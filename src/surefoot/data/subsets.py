@@ -15,12 +15,26 @@ NEW = "unseen/new"
 
 
 def take(split: Split, rows: Sequence[int]) -> Split:
-    """The split with the images of `rows` only, in their order; labels and captions go with them."""
+    """The split with the images of `rows` only, in their order; labels, captions and groups go with them."""
     return replace(
         split,
         paths=tuple(split.paths[row] for row in rows),
         labels=tuple(split.labels[row] for row in rows),
         captions=tuple(split.captions[row] for row in rows) if split.captions else (),
+        groups=tuple(split.groups[row] for row in rows) if split.groups else (),
+    )
+
+
+def joined(parts: Sequence[Split]) -> Split:
+    """The images of several splits of the same classes in one, called by the first; captions and groups are kept where any has them."""
+    captions = [caption for part in parts for caption in (part.captions or ("",) * len(part))]
+    groups = [group for part in parts for group in (part.groups or ("",) * len(part))]
+    return replace(
+        parts[0],
+        paths=tuple(path for part in parts for path in part.paths),
+        labels=tuple(label for part in parts for label in part.labels),
+        captions=tuple(captions) if any(captions) else (),
+        groups=tuple(groups) if any(groups) else (),
     )
 
 
@@ -38,7 +52,7 @@ def few_shot(dataset: Dataset, shots: int, *, seed: int) -> Dataset:
 
     Raises:
         SettingError: shots below 1.
-        DataError: a class with too few training images, or without a validation image.
+        DataError: a class with too few training images (one is enough with `Dataset.fewer_shots`), or without a validation image.
 
     References:
         Zhou et al., Learning to Prompt for Vision-Language Models, IJCV 2022. Liu et al., Fully Fine-tuned CLIP Models
@@ -48,9 +62,10 @@ def few_shot(dataset: Dataset, shots: int, *, seed: int) -> Dataset:
         raise SettingError(f"shots is {shots}. Give 1 or more; usual are 1, 2, 4, 8 and 16.")
     most = min(shots, MAX_FEW_SHOT_VALIDATION)
     val = _draw(dataset, dataset.split("val"), most, seed, least=1)
-    drawn = {"train": _draw(dataset, dataset.split("train"), shots, seed, least=shots), "val": val}
-    fewer = "" if len(val) == most * len(dataset.class_names) else "at most "
-    note = f"{shots}-shot: {shots} training and {fewer}{most} validation images of each class, drawn with seed {seed}."
+    train = _draw(dataset, dataset.split("train"), shots, seed, least=1 if dataset.fewer_shots else shots)
+    drawn = {"train": train, "val": val}
+    words = ["" if len(one) == number * len(dataset.class_names) else "at most " for one, number in ((train, shots), (val, most))]
+    note = f"{shots}-shot: {words[0]}{shots} training and {words[1]}{most} validation images of each class, drawn with seed {seed}."
     return replace(dataset, splits={**dataset.splits, **drawn}, notes=(*dataset.notes, note))
 
 
@@ -61,7 +76,7 @@ def _draw(dataset: Dataset, split: Split, number: int, seed: int, *, least: int)
         if len(own) < least:
             raise DataError(
                 f"{least} images of each class of {split.name} are asked for, and '{name}' has {len(own)}. "
-                "Ask for fewer shots, or add images."
+                "Ask for fewer shots, add images, or let such classes give all they have by --fewer."
             )
         rows += sorted(own, key=lambda row: _ticket(dataset, split, row, seed))[:number]
     return take(split, sorted(rows))
@@ -101,6 +116,9 @@ def base_to_new(dataset: Dataset) -> Dataset:
     splits: dict[str, Split] = {}
     notes = [f"Base-to-new: the first {half} of {total} classes are learned, the test images of the other {total - half} are {NEW}."]
     for name, split in dataset.splits.items():
+        if split.mapped:
+            notes.append(f"{name} has class names of its own and was left out.")
+            continue
         part = split if name.startswith("unseen/") else only_classes(split, base)
         if part.paths:
             splits[name] = part
@@ -133,15 +151,9 @@ def whole(dataset: Dataset) -> Dataset:
     Train and val stay what they are, so that the data set is complete; no choice may be made on it any more.
     """
     parts = [dataset.split(name) for name in ("train", "val", "test")]
-    captions = tuple(caption for part in parts for caption in (part.captions or ("",) * len(part)))
-    joined = replace(
-        dataset.split("test"),
-        paths=tuple(path for part in parts for path in part.paths),
-        labels=tuple(label for part in parts for label in part.labels),
-        captions=captions if any(captions) else (),
-    )
-    note = f"Judged on all {len(joined)} images of train, val and test together."
-    return replace(dataset, splits={**dataset.splits, "test": joined}, notes=(*dataset.notes, note))
+    everything = replace(joined(parts), name="test")
+    note = f"Judged on all {len(everything)} images of train, val and test together."
+    return replace(dataset, splits={**dataset.splits, "test": everything}, notes=(*dataset.notes, note))
 
 
 def fraction(dataset: Dataset, share: float, *, seed: int) -> Dataset:

@@ -8,7 +8,7 @@ from surefoot.methods.clip_cite import clip_cite
 from surefoot.methods.flyp import flyp, flyp_ce
 from surefoot.methods.l2_sp import l2_sp
 from surefoot.methods.lp import lp, lp_ft
-from surefoot.methods.registry import ALL, METHODS, adapted, base_of, get, parameters, setting_problems, variant_settings
+from surefoot.methods.registry import ALL, METHODS, adapted, base_of, get, parameters, setting_problems, variant_settings, without
 from surefoot.methods.tp_ft import ft, tp_ft
 from surefoot.methods.wise_ft import wise_ft
 from surefoot.methods.zero_shot import zero_shot
@@ -33,5 +33,6 @@ __all__ = [
     "tp_ft",
     "variant_settings",
     "wise_ft",
+    "without",
     "zero_shot",
 ]

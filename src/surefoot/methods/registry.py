@@ -7,7 +7,7 @@ import re
 import tomllib
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, Literal, get_args, get_origin
 
@@ -70,6 +70,17 @@ def variant_settings(name: str) -> dict[str, Any]:
         except tomllib.TOMLDecodeError:
             found[key] = value
     return found
+
+
+def without(name: str, keys: Collection[str]) -> str:
+    """A variant's name without some of the settings that it holds.
+
+    Examples:
+        >>> without("flyp+batch_size=32+frozen_text=true", ["batch_size"]), without("lp", ["l2"])
+        ('flyp+frozen_text=true', 'lp')
+    """
+    base, *settings = _SETTING.split(name)
+    return "+".join([base, *(text for text in settings if text.partition("=")[0] not in keys)])
 
 
 def get(name: str, settings: Mapping[str, Any] | None = None) -> Method:

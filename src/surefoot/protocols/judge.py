@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from surefoot.data.corruptions import CORRUPTIONS, corrupt
@@ -67,15 +69,18 @@ class Judge:
     def __post_init__(self) -> None:
         data, budget = self.dataset, self.budget or Budget()
         self.splits = {name: split for name, split in data.splits.items() if name != "train"}
-        self._images = {name: Images(split.paths, self.model.preprocess, budget=budget) for name, split in self.splits.items()}
+        self._images = {
+            name: Images(split.paths, self.model.preprocess, budget=budget, border=split.border) for name, split in self.splits.items()
+        }
         if "test" in data.splits and (self.corruptions or (self.corruptions is None and not data.shifts)):
             self.splits |= {f"{CORRUPTED}{name}": data.split("test") for name in CORRUPTIONS}
         config = self.model.config()["preprocess_cfg"]
         self._normalisation = tuple(torch.tensor(config[key]).reshape(3, 1, 1) for key in ("mean", "std"))
         self.contexts = list(data.contexts)
-        present = {split.name: sorted(set(split.labels)) for split in data.shifts}
+        present = {split.name: sorted(set(split.labels)) for split in data.shifts if not split.mapped}
         self._present = {name: classes for name, classes in present.items() if len(classes) < len(data.class_names)}
         own = {name.casefold() for name in data.class_names}
+        self._groups = {name: numbered(split.groups) for name, split in self.splits.items()}
         self.probe = [name for name in probe_names() if name.casefold() not in own]
         self.device = next(self.model.parameters()).device
         self._load(self.start)
@@ -198,16 +203,17 @@ class Judge:
         self.model.eval()
 
     def _text_heads(self) -> dict[str, Tensor]:
-        """Heads of the live text tower: "seen" [K, D], each unseen split, "joint/<unseen>", "context" [P, D], "probe"."""
+        """Heads of the live text tower: "seen" [K, D], each unseen split, "joint/<unseen>", "context" [P, D], "probe" if there is one."""
         data = self.dataset
         heads = {"seen": self._class_head(data.class_names)}
         for split in data.unseen:
-            heads[split.name] = self._class_head(split.class_names)
+            heads[split.name] = self._class_head(split.class_names, split.templates)
             heads[f"joint/{split.name}"] = torch.cat([heads["seen"], heads[split.name]])
         if self.contexts:
             table = PromptTable.build(list(data.contexts.values()), data.class_names)
             heads["context"] = context_weight(prompt_embeddings(self.model, table))
-        heads["probe"] = self._class_head(self.probe, data.templates[:1])
+        if self.probe:  # nothing is left of it where the data have every class of ImageNet
+            heads["probe"] = self._class_head(self.probe, data.templates[:1])
         return {name: float(self.model.scale) * head for name, head in heads.items()}
 
     def _class_head(self, names: Sequence[str], templates: Sequence[str] = ()) -> Tensor:
@@ -236,14 +242,17 @@ class Judge:
         if "test" in self.splits:  # a data set of train and val alone, for choices, has none
             others = [split.name for split in self.dataset.unseen] if name == "test" else [name] * name.startswith("unseen/")
             asked |= {f"joint/{of}": features @ heads.texts[f"joint/{of}"].T for of in others}
-        if name == "test":
+        if name == "test" and self.probe:
             asked["probe"] = features @ heads.texts["probe"].T
         return asked
 
     def _answers(self, one: _Seen, logits: Mapping[str, Tensor]) -> dict[str, Answers]:
         """{evaluation set: answers} that `logits` (see `_logits`) give to one batch of a set."""
-        name, label = one.name, self.splits[one.name].labels[one.place * EVALUATION_BATCH :][: len(one.start)]
-        found = {name: answers(logits["classes"], label)}
+        name, split = one.name, self.splits[one.name]
+        here = slice(one.place * EVALUATION_BATCH, one.place * EVALUATION_BATCH + len(one.start))
+        label = split.labels[here]
+        classes = of_mapped(logits["classes"], split.mapped) if split.mapped else logits["classes"]
+        found = {name: replace(answers(classes, label), group=self._groups[name][here]) if split.groups else answers(classes, label)}
         if name in self._present:
             found[f"restricted/{name.removeprefix('shifts/')}"] = answers(logits["classes"], label, among=self._present[name])
         if "context" in logits and (context := self.dataset.context_of(name)):
@@ -302,6 +311,27 @@ def answers(logits: Tensor, label: Sequence[int], among: Sequence[int] | None = 
     return Answers(
         prediction.cpu().to(torch.int32).numpy(), torch.tensor(label, dtype=torch.int32).numpy(), confidence.cpu().to(torch.float32).numpy()
     )
+
+
+def of_mapped(logits: Tensor, mapped: Sequence[Sequence[int]]) -> Tensor:
+    """Logits [N, C] of classes each of which stands for several of the K that `logits` [N, K] are of: the largest of theirs.
+
+    Examples:
+        >>> of_mapped(torch.tensor([[1.0, 5.0, 3.0, 9.0]]), [(0, 2), (1,)])
+        tensor([[3., 5.]])
+    """
+    return torch.stack([logits[:, list(rows)].amax(1) for rows in mapped], dim=1)
+
+
+def numbered(groups: Sequence[str]) -> NDArray[np.int32]:
+    """A number for each text, in their alphabetical order.
+
+    Examples:
+        >>> numbered(["Europe", "Asia", "Europe"])
+        array([1, 0, 1], dtype=int32)
+    """
+    place = {group: number for number, group in enumerate(sorted(set(groups)))}
+    return np.array([place[group] for group in groups], dtype=np.int32)
 
 
 def corrupted(batch: Tensor, name: str, mean: Tensor, std: Tensor) -> Tensor:

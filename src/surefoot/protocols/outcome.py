@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surefoot.metrics import accuracy as top1
-from surefoot.metrics import expected_calibration_error, harmonic_mean, macro_f1, mean_per_class
+from surefoot.metrics import expected_calibration_error, harmonic_mean, macro_f1, mean_per_class, worst_group
 from surefoot.records import Answers
 
 MEANS = {
@@ -49,12 +49,13 @@ class Outcome:
 
     @property
     def metrics(self) -> dict[str, dict[str, float]]:
-        """{set: {"mean_per_class", "macro_f1", "ece"}} of ID and shifts."""
+        """{set: {"mean_per_class", "macro_f1", "ece"}} of ID and shifts, and "worst_group" where the images have groups."""
         return {
             name: {
                 "mean_per_class": mean_per_class(given.correct, given.label),
                 "macro_f1": macro_f1(given.prediction, given.label),
                 "ece": expected_calibration_error(given.confidence, given.correct),
+                **({} if given.group is None else {"worst_group": worst_group(given.correct, given.group)}),
             }
             for name, given in self.answers.items()
             if name.startswith(DESCRIBED)

@@ -2,6 +2,17 @@
 
 from surefoot.report.frontier import frontier_svg
 from surefoot.report.page import write_page
+from surefoot.report.series import parts_in, series_markdown, series_table, write_series_page
 from surefoot.report.table import markdown, rich_table, rows
 
-__all__ = ["frontier_svg", "markdown", "rich_table", "rows", "write_page"]
+__all__ = [
+    "frontier_svg",
+    "markdown",
+    "parts_in",
+    "rich_table",
+    "rows",
+    "series_markdown",
+    "series_table",
+    "write_page",
+    "write_series_page",
+]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from surefoot.records import Difference
 from surefoot.report.runs import ZERO_SHOT, Runs, display_name
-from surefoot.report.table import header, in_order
+from surefoot.report.table import headings, in_order
 
 
 @dataclass(frozen=True)
@@ -28,17 +28,25 @@ def section(runs: Runs) -> dict[str, object] | None:
     if not runs.differences:
         return None
     shown = sorted(in_order(on for _, _, on in runs.differences), key=lambda on: on.startswith("shifts/"))  # single shifts last
-    lines = _lines(list(runs.differences.values()), shown)
+    return grouped(runs.differences.values(), headings(shown))
+
+
+def grouped(differences: Iterable[Difference], shown: Mapping[str, str], spans: Sequence[tuple[str, int]] = ()) -> dict[str, object]:
+    """Differences in the columns of `shown`, {column: heading}: between fine-tuned models, then against zero-shot.
+
+    `spans` holds a heading and the number of columns below it, for a row of its own above the headings.
+    """
+    lines = _lines(differences, list(shown))
     groups = {
         "Between fine-tuned models": [line for line in lines if line[1] != display_name(ZERO_SHOT)],
         "Against zero-shot": [line for line in lines if line[1] == display_name(ZERO_SHOT)],
     }
-    return {"headers": [header(column, shown) for column in shown], "groups": {title: found for title, found in groups.items() if found}}
+    return {"headers": list(shown.values()), "spans": spans, "groups": {title: found for title, found in groups.items() if found}}
 
 
-def against_zero_shot(runs: Runs, name: str, column: str) -> Contrast | None:
-    """The difference of a row of the table to zero-shot in one column, if it was taken."""
-    found = runs.differences.get((name, ZERO_SHOT, column))
+def against_zero_shot(differences: Mapping[tuple[str, str, str], Difference], name: str, column: str) -> Contrast | None:
+    """The difference of a row of the table to zero-shot in one column, if it was taken; differences by what is compared and on what."""
+    found = differences.get((name, ZERO_SHOT, column))
     return contrast(found) if found else None
 
 
@@ -63,7 +71,7 @@ def signed(value: float) -> str:
     return text.replace("-", "−")
 
 
-def _lines(differences: Sequence[Difference], shown: Sequence[str]) -> list[Line]:
+def _lines(differences: Iterable[Difference], shown: Sequence[str]) -> list[Line]:
     pairs: dict[tuple[str, str], dict[str, Difference]] = {}
     for difference in differences:
         pairs.setdefault((difference.a, difference.b), {})[difference.on] = difference

@@ -74,8 +74,8 @@ def frontier_svg(records: Iterable[Record], on: str = "avg_shifts") -> str:
 
     Each method is a curve of its means over seeds, named at its end, one dot for each alpha, with a title that shows its numbers. With
     up to three methods whiskers are the standard deviation over seeds, and the dashed chord joins the zero-shot and the fine-tuned
-    model: without reference models it is no baseline of effective robustness. Where an ensemble of the outputs, the epochs of the run or
-    the Fisher-weighted merge were judged too, each is a thin broken line in the method's colour.
+    model: without reference models it is no baseline of effective robustness. Where an ensemble of the outputs, the epochs of the run, the
+    Fisher-weighted merge or the image tower alone were judged too, each is a thin broken line in the method's colour.
 
     Args:
         records: what `surefoot.records.read` yields.

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from markupsafe import Markup
 
 from surefoot.errors import DataError
-from surefoot.records import FILE, Evaluation, read
+from surefoot.records import FILE, Curve, Difference, Evaluation, read
 from surefoot.report import calibration, confusion, contrasts, facts, gallery, marks, robustness, shifts, training
 from surefoot.report.answers import Stored
 from surefoot.report.contrasts import Contrast
 from surefoot.report.frontier import NARROW, SMALL, WIDE, css, drawn_of, frontier_of, page_keys
+from surefoot.report.frontier_lines import NAMES, curves_beside, place
 from surefoot.report.runs import ZERO_SHOT, Runs, collect, display_name
-from surefoot.report.table import MISSING, Row, cell, columns, header, is_best, is_worse, more_columns, row_label, rows_of
+from surefoot.report.table import MISSING, Row, cell, columns, header, headings, is_best, is_worse, more_columns, row_label, rows_of
 from surefoot.report.templates import render
 from surefoot.report.verdict import sentences
+
+Differences = Mapping[tuple[str, str, str], Difference]
+"""By what is compared, and on which column."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +87,9 @@ def html(runs: Runs, folder: Path, *, command: str, notes: Sequence[str] = ()) -
     shared, differing = facts.settings(runs)
     return render(
         "template.html.j2",
-        dataset=runs.dataset,
+        title=runs.dataset,
+        eyebrow="Surefoot comparison",
+        heading=f"Fine-tuning on {runs.dataset}",
         verdict=sentences(runs),
         notes=[*notes, *(runs.described.notes if runs.described else ())],
         tables=_tables(runs, table),
@@ -107,6 +113,7 @@ def html(runs: Runs, folder: Path, *, command: str, notes: Sequence[str] = ()) -
         num_images=facts.num_images(runs),
         rule=next((choice.rule for choice in runs.choices.values()), ""),
         picture_css=css(marks.variables()),
+        colours=marks.variables(),
         palettes={scheme: marks.palette(scheme) for scheme in ("light", "dark")},
     )
 
@@ -114,22 +121,30 @@ def html(runs: Runs, folder: Path, *, command: str, notes: Sequence[str] = ()) -
 def _tables(runs: Runs, table: Sequence[Row]) -> list[dict[str, object]]:
     """The table of accuracies, and that of other measures where there are any."""
     return [
-        {"headers": [header(column, shown) for column in shown], "lines": [_line(runs, row, table, shown) for row in table]}
+        {"headers": list(headings(shown).values()), "spans": [], "lines": lines_of(table, shown, runs.differences)}
         for shown in (columns(table), more_columns(table))
         if shown
     ]
 
 
-def _line(runs: Runs, row: Row, table: Sequence[Row], shown: Sequence[str]) -> Line:
-    first = row.name == next(other.name for other in table if other.method == row.method)
-    return Line(row_label(row, table), "first" if first else "", [_shown(runs, row, table, column) for column in shown])
+def lines_of(table: Sequence[Row], shown: Sequence[str], differences: Differences) -> list[Line]:
+    """The table as the page shows it: these columns of all rows, with the differences to zero-shot."""
+    first = {row.method: row.name for row in reversed(table)}
+    return [
+        Line(
+            row_label(row, table),
+            "first" if row.name == first[row.method] else "",
+            [_shown(differences, row, table, column) for column in shown],
+        )
+        for row in table
+    ]
 
 
-def _shown(runs: Runs, row: Row, table: Sequence[Row], column: str) -> Shown:
+def _shown(differences: Differences, row: Row, table: Sequence[Row], column: str) -> Shown:
     if column not in row.cells:
         return Shown(MISSING)
     marked = " ".join(["best"] * is_best(row, table, column) + ["below"] * is_worse(row, table, column))
-    return Shown(str(row.cells[column]), marked, contrasts.against_zero_shot(runs, row.name, column))
+    return Shown(str(row.cells[column]), marked, contrasts.against_zero_shot(differences, row.name, column))
 
 
 def _frontiers(runs: Runs, shown: Sequence[str]) -> dict[str, object]:
@@ -138,6 +153,7 @@ def _frontiers(runs: Runs, shown: Sequence[str]) -> dict[str, object]:
     return {
         "panels": _panels(runs, shown),
         "points": _points(runs, drawn),
+        "several_curves": bool(runs.curves),
         "point_headers": [header(column, shown) for column in drawn],
         "keys": page_keys(runs, drawn),
     }
@@ -157,10 +173,16 @@ def _panels(runs: Runs, shown: Sequence[str]) -> list[Panel]:
     ]
 
 
-def _points(runs: Runs, drawn: Sequence[str]) -> list[tuple[str, str, list[str]]]:
-    """Method, alpha and numbers of every dot of the pictures."""
-    at = [(method, alpha, runs.at(method, alpha)) for method in runs.methods for alpha in runs.alphas(method)]
-    return [
-        (display_name(method), f"{alpha:g}", [str(cell(found, column) or MISSING) for column in ("test", *drawn)])
-        for method, alpha, found in at
-    ]
+def _points(runs: Runs, drawn: Sequence[str]) -> list[tuple[str, str, str, list[str]]]:
+    """Method, curve, alpha or epoch, and numbers of every dot of the pictures: along the frontier, then along the curves beside it."""
+
+    def numbers(seeds: Sequence[Evaluation | Curve]) -> list[str]:
+        return [str(cell(seeds, column) or MISSING) for column in ("test", *drawn)]
+
+    found = []
+    for method in runs.methods:
+        name = display_name(method)
+        found += [(name, "WiSE-FT", f"{alpha:g}", numbers(runs.at(method, alpha))) for alpha in runs.alphas(method)]
+        for along, curve in curves_beside(runs, method):
+            found += [(name, NAMES.get(along, along), place(along, at), numbers(seeds)) for at, seeds in curve.items()]
+    return found

@@ -6,7 +6,21 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 
 from surefoot.errors import DataError
-from surefoot.records import Anchored, Choice, Curve, Described, Difference, Evaluation, Example, Record, Reference, Robustness, Trained
+from surefoot.records import (
+    Anchored,
+    Choice,
+    Curve,
+    Described,
+    Difference,
+    Evaluation,
+    Example,
+    Record,
+    Reference,
+    Robustness,
+    Series,
+    Summary,
+    Trained,
+)
 
 ZERO_SHOT = "zero_shot"
 HALF, CHOSEN = " + WiSE-FT 0.5", " + WiSE-FT (ID val.)"  # how the names of a method's other rows end
@@ -131,6 +145,8 @@ def collect(records: Iterable[Record]) -> Runs:
             curves.append(record)
         elif isinstance(record, Described):
             described = record
+        elif isinstance(record, Series | Summary):
+            continue  # a protocol's table has a page of its own
         else:
             if found.runs and _origin(record) != origin:
                 _require_same_dataset(found, record)

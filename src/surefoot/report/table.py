@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 from rich.text import Text
 
-from surefoot.records import Evaluation, Record
+from surefoot.records import Curve, Evaluation, Record
 from surefoot.report.runs import CHOSEN, HALF, ZERO_SHOT, Runs, collect, display_name
 
 MORE = "metrics/"  # how the columns of the second table begin: `Evaluation.metrics` of the test set
@@ -91,9 +91,14 @@ def rows_of(runs: Runs) -> list[Row]:
     return [Row(name, display_name(name), method, _cells(evaluations)) for name, method, evaluations in found if evaluations]
 
 
-def cell(evaluations: Iterable[Evaluation], column: str) -> Cell | None:
+def cell(evaluations: Iterable[Evaluation | Curve], column: str) -> Cell | None:
     """Mean and spread of one column, over the seeds that have it; None when no seed does."""
-    values = [value for evaluation in evaluations if math.isfinite(value := _measures(evaluation).get(column, math.nan))]
+    return cell_of(_measures(evaluation).get(column, math.nan) for evaluation in evaluations)
+
+
+def cell_of(measured: Iterable[float]) -> Cell | None:
+    """Mean and spread of what is a number among the values, one for each seed; None when nothing is."""
+    values = [value for value in measured if math.isfinite(value)]
     if not values:
         return None
     return Cell(statistics.fmean(values), statistics.stdev(values) if len(values) > 1 else None, len(values))
@@ -169,26 +174,37 @@ def markdown(table: Sequence[Row], shown: Sequence[str] | None = None) -> str:
     Other measures of the ID test set follow in a second table where the records hold them; with `shown` only these columns, in one table.
     """
     if shown is not None:
-        return _markdown(table, shown)
-    first, second = _markdown(table, columns(table)), more_columns(table)
-    return f"{first}\nMore about ID:\n\n{_markdown(table, second)}" if second else first
+        return markdown_of(table, headings(shown))
+    first, second = markdown_of(table, headings(columns(table))), more_columns(table)
+    return f"{first}\nMore about ID:\n\n{markdown_of(table, headings(second))}" if second else first
+
+
+def headings(shown: Sequence[str]) -> dict[str, str]:
+    """The heading of each of these columns."""
+    return {column: header(column, shown) for column in shown}
 
 
 def rich_table(table: Sequence[Row], *, each_shift: bool = False) -> Table:
     """The table for the terminal; with `each_shift` all columns, otherwise the most telling ones, so that it fits 80 to 100 letters."""
     present = columns(table)
     shown = present if each_shift else in_order(in_order(present, TERMINAL)[:TERMINAL_COLUMNS])
+    return terminal_of(table, {column: title.replace(", ", ",\n") for column, title in headings(shown).items()})
+
+
+def terminal_of(table: Sequence[Row], shown: Mapping[str, str]) -> Table:
+    """The columns of `shown`, {column: heading}, for the terminal."""
     view = Table("", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in shown:
-        view.add_column(Text(header(column, shown).replace(", ", ",\n")), justify="right")
+    for title in shown.values():
+        view.add_column(Text(title), justify="right")
     for row in table:
         styled = ((str(row.cells.get(column, MISSING)), "bold" if is_best(row, table, column) else "") for column in shown)
         view.add_row(Text(row_label(row, table)), *(Text(text, style=style) for text, style in styled))
     return view
 
 
-def _markdown(table: Sequence[Row], shown: Sequence[str]) -> str:
-    lines = [["", *(_plain(header(column, shown)) for column in shown)], ["---", *("---:" for _ in shown)]]
+def markdown_of(table: Sequence[Row], shown: Mapping[str, str]) -> str:
+    """One table in Markdown, of the columns of `shown`, {column: heading}."""
+    lines = [["", *(_plain(title) for title in shown.values())], ["---", *("---:" for _ in shown)]]
     for row in table:
         texts = [str(row.cells.get(column, MISSING)) for column in shown]
         marked = [f"**{text}**" if is_best(row, table, column) else text for text, column in zip(texts, shown, strict=True)]
@@ -196,9 +212,10 @@ def _markdown(table: Sequence[Row], shown: Sequence[str]) -> str:
     return "\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n"
 
 
-def _measures(evaluation: Evaluation) -> dict[str, float]:
-    """Accuracies, and the other measures of the test set under the names of the second table's columns."""
-    return {**evaluation.accuracy, **{MORE + name: value for name, value in evaluation.metrics.get("test", {}).items()}}
+def _measures(evaluation: Evaluation | Curve) -> dict[str, float]:
+    """Accuracies, and the other measures of the test set under the names of the second table's columns; a curve's points have none."""
+    more = {} if isinstance(evaluation, Curve) else evaluation.metrics.get("test", {})
+    return {**evaluation.accuracy, **{MORE + name: value for name, value in more.items()}}
 
 
 def _cells(evaluations: Sequence[Evaluation]) -> dict[str, Cell]:

@@ -21,15 +21,27 @@ def sentences(runs: Runs) -> list[str]:
 
     A sentence tells the change on ID, the worst change elsewhere (averages of shifts and of corruptions, unseen classes, context; the
     agreement with zero-shot where there is nothing else), and what WiSE-FT 0.5 gives back of a loss. A change whose paired interval
-    holds 0 is marked undecided.
+    holds 0 is marked undecided. Data without ID test images (a held-out domain) give a sentence on their first column instead.
     """
-    table = {row.name: row for row in rows_of(runs) if "test" in row.cells}
+    found = rows_of(runs)
+    if not any("test" in row.cells for row in found):
+        return _without_id(runs, {row.name: row for row in found})
+    table = {row.name: row for row in found if "test" in row.cells}
     tuned = sorted((table[method] for method in runs.methods if method in table), key=lambda row: -row.cells["test"].mean)
     if tuned and ZERO_SHOT in table:
         return [_sentence(runs, table, row) for row in tuned]
     reached = [f"{row.label} reaches {100 * row.cells['test'].mean:.1f}% on ID" for row in tuned or table.values()]
     missing = "no zero-shot model" if tuned else "no fine-tuned model"
     return [f"{text}; {missing} has been evaluated yet, so there is nothing to compare it with." for text in reached]
+
+
+def _without_id(runs: Runs, table: Mapping[str, Row]) -> list[str]:
+    zero = table.get(ZERO_SHOT)
+    column = next(iter(columns(list(table.values()))), "")
+    tuned = [table[method] for method in runs.methods if method in table and column in table[method].cells]
+    if zero is None or column not in zero.cells or not tuned:
+        return ["There is no pair of models yet that could be compared."]
+    return [f"{row.label} {_claim(runs, row, zero, column)}." for row in tuned]
 
 
 def _sentence(runs: Runs, table: Mapping[str, Row], row: Row) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -48,7 +48,8 @@ def batches(
     labels = torch.tensor(dataset.split("train").labels)
     texts = _Texts(dataset, needs)
     tokens = model.tokenize(texts.all).to(device)
-    for rows, seed, template in itertools.islice(_draws(labels, texts.num_templates, training), begin, training.num_steps(len(labels))):
+    draws = _draws(labels, dataset.split("train").groups, texts.num_templates, training)
+    for rows, seed, template in itertools.islice(draws, begin, training.num_steps(len(labels))):
         label, pairs = labels[rows], texts.pairs_of(rows)
         text = {name: found.to(device) for name, found in texts.of(rows, label, template, seed, pairs).items()}
         if isinstance(source, Tensor):
@@ -58,6 +59,8 @@ def batches(
             torch.default_generator.manual_seed(seed)
             image = source.batch(rows.tolist())
             anchor_image = pair_images.batch(pairs.tolist()).to(device) if pair_images and len(pairs) else None
+            if training.flip:
+                image = mirrored(image)
         yield Batch(image.to(device), label.to(device), text, tokens, anchor_image=anchor_image)
 
 
@@ -109,20 +112,28 @@ def seed_dropout(seed: int, device: torch.device) -> None:
         torch.mps.manual_seed(seed)
 
 
-def _draws(labels: Tensor, num_templates: int, training: Training) -> Iterator[tuple[Tensor, int, Tensor]]:
+def mirrored(image: Tensor) -> Tensor:
+    """Images [B, 3, H, W], each turned left to right with probability one half, drawn from torch's global generator."""
+    turned = torch.rand(len(image)) < 0.5
+    return torch.where(turned[:, None, None, None], image.flip(-1), image)
+
+
+def _draws(labels: Tensor, groups: Sequence[str], num_templates: int, training: Training) -> Iterator[tuple[Tensor, int, Tensor]]:
     """For every step, without end: rows [B], a seed for its crops, and a template for each row [B]."""
     size = min(training.batch_size, len(labels))
     for epoch in itertools.count():
         generator = torch.Generator().manual_seed(training.seed * 1_000_003 + epoch)
-        for rows in torch.split(_order(labels, training, generator), size):
+        for rows in torch.split(_order(labels, groups, training, generator), size):
             if len(rows) < size:
                 continue
             template = torch.randint(num_templates, (size,), generator=generator)
             yield rows, int(torch.randint(2**62, (), generator=generator)), template
 
 
-def _order(labels: Tensor, training: Training, generator: torch.Generator) -> Tensor:
-    if training.sampling == "balanced":
-        weight = 1.0 / torch.bincount(labels)[labels]
+def _order(labels: Tensor, groups: Sequence[str], training: Training, generator: torch.Generator) -> Tensor:
+    if training.sampling != "shuffled":
+        place = {group: number for number, group in enumerate(dict.fromkeys(groups))}
+        of = labels if training.sampling == "balanced" else torch.tensor([place[group] for group in groups])
+        weight = 1.0 / torch.bincount(of)[of]
         return torch.multinomial(weight, len(labels), replacement=True, generator=generator)
     return torch.randperm(len(labels), generator=generator)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from surefoot.data.embedded import names
@@ -22,7 +22,7 @@ def preflight(method: Method, model: ImageTextModel, dataset: Dataset, training:
     Raises:
         SettingError: the list of problems.
     """
-    groups, problems = {*model.groups(), "head", "logit_bias"}, lacking(method, dataset) + _foreign_pairs(method, model, dataset)
+    groups, problems = {*model.groups(), "head", "logit_bias"}, lacking(method, dataset) + foreign_pairs(method, lambda: model, dataset)
     for stage in method.stages:
         problems += [f"it trains '{spec}', which {model.name} does not have" for spec in stage.trains if group_of(spec) not in groups]
         try:
@@ -33,6 +33,8 @@ def preflight(method: Method, model: ImageTextModel, dataset: Dataset, training:
                 model.fresh_visual(training.seed)
         except (SettingError, ModelError) as error:
             problems.append(str(error))
+    if training.sampling == "groups" and not dataset.split("train").groups:
+        problems.append("sampling is 'groups', and the training images have none: use 'balanced' or 'shuffled'")
     if not dataset.split("val").paths:
         problems.append("there are no validation images, by which epochs are chosen")
     if problems:
@@ -57,9 +59,13 @@ def lacking(method: Method, dataset: Dataset) -> list[str]:
     return found
 
 
-def _foreign_pairs(method: Method, model: ImageTextModel, dataset: Dataset) -> list[str]:
+def foreign_pairs(method: Method, load: Callable[[], ImageTextModel], dataset: Dataset) -> list[str]:
+    """That other weights than the model's retrieved the pairs that a method needs, and what to do; nothing where they are its own.
+
+    `load` gives the model, and is not called for a method that needs no pairs, or where there are none.
+    """
     anchors = dataset.anchors
-    if not PAIRS & method.needs or not anchors.pairs or anchors.weights == (own := weights_hash(model)):
+    if not PAIRS & method.needs or not anchors.pairs or anchors.weights == (own := weights_hash(model := load())):
         return []
     return [
         f"its image-text pairs were retrieved with other weights ({anchors.weights}) than those of {model.name} ({own}): "

@@ -10,7 +10,7 @@ from surefoot.errors import SettingError
 from surefoot.model import ImageTextModel
 from surefoot.objective import Method
 
-Sampling = Literal["shuffled", "balanced"]
+Sampling = Literal["shuffled", "balanced", "groups"]
 SelectBy = Literal["accuracy", "mean_per_class", "macro_f1"]
 Keep = Literal["best", "one_standard_error", "last"]
 
@@ -27,7 +27,9 @@ class Training:
         weight_decay: on every trained parameter, logit_scale included, as in the released codes, except those that a term penalises.
         warmup_share: part of all steps that the learning rate climbs.
         clip_norm: largest gradient norm, or None for no clipping (WiSE-FT's release clips at 1.0, FLYP's does not clip).
-        sampling: "shuffled" passes, or "balanced": every image of an epoch drawn with replacement, all classes alike.
+        sampling: "shuffled" passes, or every image of an epoch drawn with replacement: all classes alike if "balanced", all groups of the
+            training images alike if "groups" (domains, as DomainBed fills its batches).
+        flip: mirror half of the images, drawn anew each time (DomainBed; the released codes of the other papers do not).
         select_by: what ID validation measures, for the kept epoch and for alpha: top-1 "accuracy", "mean_per_class" or "macro_f1".
         keep: which epoch's weights: the "best" on ID validation (the first of equals), the first within "one_standard_error" of the best,
             or the "last".
@@ -44,6 +46,7 @@ class Training:
     sampling: Sampling = "shuffled"
     select_by: SelectBy = "accuracy"
     keep: Keep = "best"
+    flip: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -99,7 +102,7 @@ def settings_of(method: Method, training: Training, model: ImageTextModel, datas
     """Everything that determines a run besides data and seed, for its record and its hash; the anchors of `dataset` if it uses them."""
     used = {"captions": "caption" in method.needs, "pairs": "anchor_image" in method.needs}
     anchors = dataset.anchors.identity(dataset.written) if dataset and any(used.values()) else {}
-    training_settings = {name: value for name, value in asdict(training).items() if name != "seed"}
+    training_settings = {name: value for name, value in asdict(training).items() if name != "seed" and (name, value) != ("flip", False)}
     own = {"method": method.name, **method.settings, **{name: value for name, value in anchors.items() if used[name]}}
     return {**own, "model": model.name, "precision": model.precision, **training_settings}
 

@@ -1,4 +1,4 @@
-"""What a model answered in, numbers out: accuracies, F1, calibration, confusions, and the choice of alpha.
+"""What a model answered in, numbers out: accuracies, F1, confusions, and the choice of alpha.
 
 Accuracies and confidences are fractions in 0..1. `correct` says, image by image, whether the model was right; `prediction` and `label`
 hold class ids.
@@ -27,17 +27,6 @@ class Score:
 
     value: float
     error: float
-
-
-@dataclass(frozen=True)
-class Bin:
-    """The images with a confidence in (low, high]: how many, their mean confidence, and their accuracy."""
-
-    low: float
-    high: float
-    count: int
-    confidence: float
-    accuracy: float
 
 
 class Confusion(NamedTuple):
@@ -105,6 +94,30 @@ def mean_per_class(correct: Correct, label: Ids) -> float:
     return float(share.mean())
 
 
+def worst_group(correct: Correct, group: Ids) -> float:
+    """Accuracy in the group of images where it is lowest, which is what FMoW is measured by (groups are regions there).
+
+    Args:
+        correct: [N], bool.
+        group: [N], a number for the group of each image; groups without an image do not count.
+
+    Raises:
+        SettingError: `correct` is not a one-dimensional array of bool with at least one image, or `group` not as many integers.
+
+    Relations:
+        With one group it is `accuracy`; with the labels as groups, the accuracy of the worst class.
+
+    Examples:
+        >>> worst_group(np.array([True, True, True, False]), np.array([0, 0, 1, 1]))
+        0.5
+
+    References:
+        Koh et al., WILDS: a benchmark of in-the-wild distribution shifts, ICML 2021, section 4 (FMoW).
+    """
+    _check_answers(group, checked(correct, "[N]").astype(np.int8))
+    return float(_per_class(correct, group)[0].min())
+
+
 def macro_f1(prediction: Ids, label: Ids) -> float:
     """Mean over classes of F1, the harmonic mean of precision and recall.
 
@@ -155,65 +168,6 @@ def harmonic_mean(a: float, b: float) -> float:
     if not (a >= 0 and b >= 0):
         raise SettingError(f"harmonic_mean was given {a} and {b}. Both must be at least 0. Pass two accuracies.")
     return 2 * a * b / (a + b) if a + b else 0.0
-
-
-def reliability(confidence: NDArray[np.floating], correct: Correct, num_bins: int = 15) -> list[Bin]:
-    """How often the model is right when it says that it is right with probability p: the bins of a reliability diagram.
-
-    Args:
-        confidence: [N], the probability of the answer, in 0..1.
-        correct: [N], bool.
-        num_bins: M; bin m holds the confidences in ((m - 1)/M, m/M], the first one 0 too. 15 in the paper.
-
-    Returns:
-        The bins that hold an image, by confidence.
-
-    Raises:
-        SettingError: arrays that do not fit together, a confidence outside 0..1, or no bins.
-
-    Examples:
-        >>> reliability(np.array([0.75, 0.75, 0.25]), np.array([True, False, False]), num_bins=2)  # doctest: +NORMALIZE_WHITESPACE
-        [Bin(low=0.0, high=0.5, count=1, confidence=0.25, accuracy=0.0),
-         Bin(low=0.5, high=1.0, count=2, confidence=0.75, accuracy=0.5)]
-
-    References:
-        Guo, Pleiss, Sun, Weinberger. On calibration of modern neural networks. ICML 2017, section 2.
-    """
-    checked(correct, "[N]")
-    if confidence.shape != correct.shape or num_bins < 1 or not ((confidence >= 0) & (confidence <= 1)).all():
-        raise SettingError(
-            f"reliability was given {list(confidence.shape)} confidences, {list(correct.shape)} answers and {num_bins} bins. "
-            "There must be one confidence in 0..1 for every answer, and at least one bin. Pass the probability of each answer, and 15."
-        )
-    edges = np.linspace(0, 1, num_bins + 1)
-    bin_of = np.maximum(np.searchsorted(edges, confidence.astype(np.float64), side="left") - 1, 0)
-    bins = []
-    for m in np.unique(bin_of):
-        own = bin_of == m
-        stated, right = float(confidence[own].mean(dtype=np.float64)), float(correct[own].mean())
-        bins.append(Bin(float(edges[m]), float(edges[m + 1]), int(own.sum()), stated, right))
-    return bins
-
-
-def expected_calibration_error(confidence: NDArray[np.floating], correct: Correct, num_bins: int = 15) -> float:
-    """Expected calibration error (ECE): how far the confidence is from the accuracy, on average over the images.
-
-    With B_m the images of bin m of `reliability`, whose arguments and errors these are, and N all::
-
-        ECE = sum_m |B_m| / N  | acc(B_m) - conf(B_m) |
-
-    Returns:
-        Fraction in 0..1; with one bin |accuracy - mean confidence|.
-
-    Examples:
-        >>> expected_calibration_error(np.array([0.75, 0.75, 0.25]), np.array([True, False, False]), num_bins=2)
-        0.25
-
-    References:
-        Guo, Pleiss, Sun, Weinberger. On calibration of modern neural networks. ICML 2017, eq. 3.
-    """
-    bins = reliability(confidence, correct, num_bins)
-    return sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / len(correct)
 
 
 def confusions(prediction: Ids, label: Ids, most: int = 10) -> list[Confusion]:

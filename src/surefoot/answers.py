@@ -1,0 +1,95 @@
+"""What a model answered, image by image, and the compressed arrays that it is kept in beside the records."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from surefoot.errors import DataError
+
+_PARTS = ("prediction", "label", "confidence", "group")
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What a model answered to the images of one set: class numbers `prediction` and `label` [N], and its `confidence` [N] in 0..1.
+
+    `group` [N] numbers what the data group their images by (a region); None where they do not.
+    """
+
+    prediction: NDArray[np.int32]
+    label: NDArray[np.int32]
+    confidence: NDArray[np.float32]
+    group: NDArray[np.int32] | None = None
+
+    @property
+    def correct(self) -> NDArray[np.bool_]:
+        """Which were right, [N]."""
+        found: NDArray[np.bool_] = self.prediction == self.label
+        return found
+
+    def rows(self, rows: Sequence[int]) -> Answers:
+        """Those of some images."""
+        keep = list(rows)
+        group = None if self.group is None else self.group[keep]
+        return Answers(self.prediction[keep], self.label[keep], self.confidence[keep], group)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Answers]) -> Answers:
+        """Those of some images, then those of others."""
+        groups = [part.group for part in parts if part.group is not None]
+        return cls(
+            np.concatenate([part.prediction for part in parts]),
+            np.concatenate([part.label for part in parts]),
+            np.concatenate([part.confidence for part in parts]),
+            np.concatenate(groups) if groups and len(groups) == len(parts) else None,
+        )
+
+
+def save_answers(folder: Path, name: str, answers: Mapping[str, Answers]) -> str:
+    """Write what was answered, {evaluation set: Answers}, and return the path relative to the folder."""
+    path = folder / "answers" / f"{file_name(name)}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    arrays: dict[str, Any] = {"names": np.array(list(answers))}
+    for number, one in enumerate(answers.values()):
+        arrays |= {f"{number}.prediction": one.prediction, f"{number}.label": one.label, f"{number}.confidence": one.confidence}
+        arrays |= {} if one.group is None else {f"{number}.group": one.group}
+    partial = path.with_name(path.name + ".part")
+    with partial.open("wb") as file:
+        np.savez_compressed(file, **arrays)
+    partial.replace(path)
+    return path.relative_to(folder).as_posix()
+
+
+def load_answers(folder: Path, relative: str) -> dict[str, Answers]:
+    """What `save_answers` wrote.
+
+    Raises:
+        DataError: the file is not there, or is not one of these.
+    """
+    try:
+        with (folder / relative).open("rb") as file, np.load(file) as stored:  # numpy leaves a file that it opened open if it is damaged
+            return {
+                str(name): Answers(**{part: stored[key] for part in _PARTS if (key := f"{number}.{part}") in stored})
+                for number, name in enumerate(stored["names"])
+            }
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        raise DataError(f"{folder / relative} does not hold the answers of an evaluation ({error}). Run the evaluation again.") from error
+
+
+def file_name(name: str) -> str:
+    """The name of a method or variant as every file system takes it.
+
+    Examples:
+        >>> file_name("tp_ft+layers=visual[-3:]"), file_name("flyp")
+        ('tp_ft+layers=visual[-3_]', 'flyp')
+    """
+    return re.sub(r'[<>:"/\\|?*\x00-\x1f]', "_", name)

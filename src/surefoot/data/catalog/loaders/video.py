@@ -1,0 +1,117 @@
+"""ImageNet-Vid-Robust and YTBB-Robust: frames of videos whose classes stand for several of ImageNet's.
+
+    imagenet_vid_ytbb_robust/imagenet-vid-robust/val/<video>/<frame>.JPEG
+    imagenet_vid_ytbb_robust/imagenet-vid-robust/metadata/{pmsets,labels}.json             {anchor: frames around it}, {frame: classes}
+    imagenet_vid_ytbb_robust/imagenet-vid-robust/misc/{imagenet_vid_class_index,rev_wnid_map}.json
+    imagenet_vid_ytbb_robust/ytbb-robust/ytbb_videos/<video>_<milliseconds>/frame-<number>.jpg
+    imagenet_vid_ytbb_robust/ytbb-robust/ytbb-robust_metadata/*                                see `_YTBB` and `_ANCHORS`
+
+Only the anchor frames are read: their accuracy is the benign (pm-0) one. A frame may show several of the classes; one of them counts here,
+and any of them in the papers.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from surefoot.data.catalog.declaration import Part
+from surefoot.data.catalog.loaders.found import Classes
+from surefoot.data.findings import Finding
+from surefoot.data.layout import Split, listed
+
+_VID = ("metadata/pmsets.json", "metadata/labels.json", "misc/imagenet_vid_class_index.json", "misc/rev_wnid_map.json")
+_YTBB = ("anchor_labels.json", "pmk_labels.json", "ytbb_class_index.json", "rev_class_idx_map.json")
+_ANCHORS = "ytbb_robustness_test_anchors_full.csv"
+_SWAPPED = {22: 23, 23: 22}  # the list of anchors numbers "car" and "none" the other way round than all other files
+
+_Frames = Mapping[Path, Sequence[int]]
+"""{anchor frame: its classes, the one that counts first}."""
+
+
+def read_vid_robust(part: Part, place: Path, classes: Classes) -> tuple[Split, list[Finding]]:
+    """The 1109 anchors of ImageNet-Vid-Robust, of 30 classes."""
+    return _read(part, place, [place / name for name in _VID], lambda: _vid_robust(place, classes))
+
+
+def _vid_robust(place: Path, classes: Classes) -> tuple[_Frames, Mapping[int, str], Mapping[int, Sequence[int]]]:
+    pmsets, labels, index, above = (_json(place / name) for name in _VID)
+    number = {wnid: int(key) for key, (wnid, _) in index.items()}
+    mapped = {number[wnid]: [classes.row[one] for one in below] for wnid, below in above.items()}
+    frames = {place / anchor: labels[anchor] for anchor in pmsets}
+    return frames, {int(key): name.replace("_", " ") for key, (_, name) in index.items()}, mapped
+
+
+def read_ytbb_robust(part: Part, place: Path, classes: Classes) -> tuple[Split, list[Finding]]:
+    """The anchors of YTBB-Robust that its reviewers found good, of the 19 classes that ImageNet has too."""
+    return _read(part, place, [place / "ytbb-robust_metadata" / name for name in (*_YTBB, _ANCHORS)], lambda: _ytbb_robust(place))
+
+
+def _ytbb_robust(place: Path) -> tuple[_Frames, Mapping[int, str], Mapping[int, Sequence[int]]]:
+    metadata = place / "ytbb-robust_metadata"
+    anchors, around, index, mapped = (_json(metadata / name) for name in _YTBB)
+    names = {int(key): name for key, name in index.items()}
+    number = {name: key for key, name in names.items()}
+    with (metadata / _ANCHORS).open(encoding="utf-8", newline="") as file:
+        first = {f"{row['ytid']}_{row['time_ms']}": int(row["label"]) for row in csv.DictReader(file)}
+    bad = {_key(one["key"].split(",")[0]) for one in around["annotations"] if "bad-anchor" in _said(around, one)}
+    frames = {}
+    for one in {_key(one["key"]): one for one in anchors["annotations"]}.values():  # one that was reviewed twice: the last word counts
+        key, said = _key(one["key"]), _said(anchors, one)
+        if "good" in said and not said & {"bad", "unsure"} and key not in bad:
+            own = first[key.split("/")[0]]
+            added = sorted(number[name] for name in said if name in number)
+            frames[place / "ytbb_videos" / key] = list(dict.fromkeys([_SWAPPED.get(own, own), *added]))
+    return frames, names, {int(key): rows for key, rows in mapped.items()}
+
+
+def _key(path: str) -> str:
+    """<video>/<frame> of a frame, however many folders are written before it."""
+    return "/".join(path.split("/")[-2:])
+
+
+def _said(annotations: Mapping[str, Any], one: Mapping[str, Any]) -> set[str]:
+    """What a reviewer said of a frame."""
+    return {annotations["labels"][label] for label in one["labels"]}
+
+
+def _read(
+    part: Part, place: Path, needed: Sequence[Path], find: Callable[[], tuple[_Frames, Mapping[int, str], Mapping[int, Sequence[int]]]]
+) -> tuple[Split, list[Finding]]:
+    """The split of anchors, its classes those that stand for some of ImageNet's."""
+    nothing = Split(part.name, (), (), ())
+    if gone := [str(path) for path in needed if not path.is_file()]:
+        return nothing, [Finding("error", f"{part.name} is not complete: there is no {listed(gone)}. Get it from: {part.source}.")]
+    try:
+        frames, names, mapped = find()
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        return nothing, [Finding("error", f"{part.name}: the files beside {needed[0]} are not the set's own ({error!r}). Get them again.")]
+    kept = sorted(label for label, rows in mapped.items() if rows)
+    row = {label: number for number, label in enumerate(kept)}
+    frames = {path: [label for label in own if label in row] for path, own in sorted(frames.items())}
+    there = {path: own for path, own in frames.items() if own and path.is_file()}
+    split = Split(
+        part.name, tuple(there), tuple(row[own[0]] for own in there.values()), tuple(names[label] for label in kept),
+        mapped=tuple(tuple(mapped[label]) for label in kept),
+    )  # fmt: skip
+    return split, _said_of(part, frames, there)
+
+
+def _said_of(part: Part, frames: _Frames, there: _Frames) -> list[Finding]:
+    findings = []
+    if gone := [str(path) for path, own in frames.items() if own and path not in there]:
+        level = "error" if not there else "warning"
+        findings.append(Finding(level, f"{part.name}: {len(gone)} of {len(frames)} anchor frames are not there: {listed(gone, 3)}."))
+    if unknown := sum(not own for own in frames.values()):
+        findings.append(Finding("note", f"{part.name}: {unknown} anchor frames show only classes that ImageNet has not; left out."))
+    if several := sum(len(own) > 1 for own in there.values()):
+        counts = "One counts, where the papers accept any: accuracies are lower than theirs."
+        findings.append(Finding("note", f"{part.name}: {several} of {len(there)} frames show several classes. {counts}"))
+    return findings
+
+
+def _json(path: Path) -> dict[str, Any]:
+    return dict(json.loads(path.read_text(encoding="utf-8")))

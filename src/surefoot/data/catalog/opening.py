@@ -1,0 +1,96 @@
+"""A data set of the catalogue as an ordinary `Dataset`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+from importlib.util import find_spec
+from pathlib import Path
+
+from surefoot.data.catalog.checking import compared, located
+from surefoot.data.catalog.declaration import Declaration, declared
+from surefoot.data.catalog.loaders import LOADERS, Found
+from surefoot.data.findings import LEVELS, Finding
+from surefoot.data.layout import DEFAULT_TEMPLATES, Dataset
+from surefoot.errors import DataError, SettingError, unknown_name
+
+
+def open_declared(name: str, root: Path) -> Dataset:
+    """A data set of the catalogue as it lies on disk; what it lacks but can do without, and what else to know, is in the notes.
+
+    Args:
+        name: in the catalogue.
+        root: the folder that it lies in.
+
+    Raises:
+        UnknownNameError: the catalogue holds none of that name.
+        MissingDataError: the root is not where it lies.
+        DataError: a part is missing or cannot be used; all of them are named.
+        SettingError: a package is not installed; the extra is named.
+    """
+    declaration = declared(name)
+    return dataset_of(declaration, look(declaration, root))
+
+
+def check(name: str, root: Path) -> list[Finding]:
+    """What differs from the declaration, errors first; nothing is decoded.
+
+    Raises:
+        UnknownNameError: the catalogue holds none of that name.
+        MissingDataError: the root is not where the data set lies.
+        SettingError: a package is not installed; the extra is named.
+    """
+    return list(look(declared(name), root).findings)
+
+
+def look(declaration: Declaration, root: Path) -> Found:
+    """What is on disk of a data set, with all findings, errors first."""
+    require(declaration)
+    if declaration.loader not in LOADERS:
+        raise unknown_name(f"loader of {declaration.name}", declaration.loader, LOADERS)
+    found = LOADERS[declaration.loader](declaration, located(declaration, Path(root).expanduser()))
+    findings = [*found.findings, *compared(declaration, found), *(Finding("note", note) for note in declaration.notes)]
+    return replace(found, findings=tuple(sorted(findings, key=lambda finding: LEVELS.index(finding.level))))
+
+
+def require(declaration: Declaration) -> None:
+    """The package that reads the data set is installed.
+
+    Raises:
+        SettingError: it is not.
+    """
+    if declaration.package and find_spec(declaration.package) is None:
+        raise SettingError(
+            f"{declaration.name} is read by the package {declaration.package}, which is not installed. "
+            f"Run: pip install 'surefoot[{declaration.extra}]'"
+        )
+
+
+def dataset_of(declaration: Declaration, found: Found) -> Dataset:
+    """What was found as a data set.
+
+    Raises:
+        DataError: an error among the findings.
+    """
+    if errors := [finding.text for finding in found.findings if finding.level == "error"]:
+        raise DataError("\n".join(errors))
+    return Dataset(
+        root=found.root,
+        name=declaration.name,
+        class_names=found.classes.names,
+        splits=found.splits,
+        templates=tuple(_templates(declaration)),
+        contexts=dict(declaration.contexts),
+        id_context=declaration.id_context,
+        metric=declaration.metric,
+        notes=tuple(finding.text for finding in found.findings),
+    )
+
+
+def _templates(declaration: Declaration) -> Iterable[str]:
+    """The declared prompts; where none are declared, those of the contexts, as CAR-FT takes one set for both."""
+    if isinstance(declaration.templates, str):
+        from surefoot.model import templates_named  # here, because the data are read without open_clip
+
+        return templates_named(declaration.templates)
+    return declaration.templates or tuple(declaration.contexts.values()) or DEFAULT_TEMPLATES

@@ -1,0 +1,364 @@
+"""The standard layout with webdataset shards in place of class folders, and clip_benchmark's layout, which is nearly the same.
+
+    DATA/
+    ├── classnames.txt                  one name a line; the class with number n stands in line n, counted from 0
+    ├── dataset.toml                    optional, as for folders
+    ├── zeroshot_classification_templates.txt   optional: one prompt a line, {c} for the class name
+    ├── train/*.tar                     or train/shards.txt with an address a line; nshards.txt, if there, says how many
+    ├── val/*.tar, test/*.tar           optional, as for folders
+    ├── shifts/<name>/*.tar
+    └── unseen/<name>/*.tar             with a classnames.txt of its own
+
+A sample is what a tar holds under one name without its ending: an image (KEY.jpg, .png, .webp, ...), its class as KEY.cls (the number) or
+KEY.json ("label" or "class": the number or the name), optionally a caption (KEY.txt, or "caption" in KEY.json) and a "group" in KEY.json.
+A set with a classnames.txt of its own numbers its classes by it; but for unseen sets all must be classes of train. A set.toml beside the
+tars may hold prompts of the set's own (templates), the training classes that count as each of its own (mapped) and the pixels that are cut
+off each side (border); one beside train/ may hold the metric that counts besides accuracy (metric). Shards are read in natural order
+(2.tar before 10.tar), samples in their order in the tar.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import tomllib
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from surefoot.data.layout import (
+    SPLITS,
+    SUFFIXES,
+    Dataset,
+    Split,
+    _children,
+    _folders,
+    check_class_names,
+    dataset_of,
+    listed,
+    read_config,
+    split_meant,
+)  # fmt: skip
+from surefoot.data.shards import COMPRESSED, Member, Shard, index
+from surefoot.data.streamed import LIST, listed_shards
+from surefoot.errors import DataError, MissingDataError, SettingError, unknown_name
+from surefoot.prompts import check_template
+
+NAMES = "classnames.txt"
+TEMPLATES = "zeroshot_classification_templates.txt"
+NUM_SHARDS = "nshards.txt"
+SET = "set.toml"
+METRICS = ("accuracy", "mean_per_class", "macro_f1", "worst_group")
+_SET_KEYS = ("templates", "mapped", "border")
+_LABELS = ("label", "class")
+_AT_A_TIME = 32  # shards whose labels and captions are in memory
+
+
+@dataclass(slots=True)
+class _Sample:
+    """What a shard holds under one key."""
+
+    image: Member | None = None
+    fields: dict[str, Member] = field(default_factory=dict)
+
+
+def is_sharded(root: Path) -> bool:
+    """Whether a folder holds shards where the standard layout has class folders.
+
+    Raises:
+        DataError: both stand in it, as in an archive of archives that is half unpacked.
+    """
+    for place in (root / name for name in SPLITS if (root / name).is_dir()):
+        tars = [path.name for path in place.iterdir() if path.name.endswith((".tar", *COMPRESSED)) or path.name in (LIST, NUM_SHARDS)]
+        tars = [name for name in tars if not name.startswith(".")]
+        if not tars:
+            continue
+        if folders := _folders(place):
+            raise DataError(
+                f"{place} holds both folders ({listed(folder.name for folder in folders)}) and archives ({listed(sorted(tars))}). If the "
+                "archives are being unpacked, finish that and move them away; if they are shards, move the folders away."
+            )
+        return True
+    return False
+
+
+def open_shards(root: Path) -> Dataset:
+    """The images of shards as they stand; nothing is decoded, and every tar is walked to its end mark.
+
+    Args:
+        root: the folder that holds train/*.tar.
+
+    Raises:
+        MissingDataError: no train, no classnames.txt, a shard that nshards.txt counts and that is not there.
+        DataError: a broken or compressed shard; a sample without image or class, or with two; a class number out of range; a class of
+            train without an image.
+    """
+    config = _config(root)
+    known = _class_names(root / NAMES, config)
+    if len(known) < 2:
+        raise DataError(f"{root / NAMES} names {len(known)} classes; classification needs at least two. Write one name in each line.")
+    splits: dict[str, Split] = {}
+    unread: dict[str, None] = {}
+    for name in _names(root):
+        splits[name] = _set(root / name, name, config, known, unread)
+    present = set(splits["train"].labels)
+    if lacking := [called for label, called in enumerate(known) if label not in present]:
+        raise DataError(
+            f"{root / 'train'} holds no image of {len(lacking)} of the {len(known)} classes in {NAMES}: {listed(lacking)}. Add some, or "
+            "remove the names and number the classes anew."
+        )
+    check_class_names(root / "dataset.toml", config, {line for split in ("", *splits) for line in _lines(root / split / NAMES)})
+    notes = [f"Fields of the samples that have no meaning here were not read: {listed(unread)}."] if unread else []
+    return replace(dataset_of(root, root.resolve().name, config, known, splits, notes), metric=_metric(root / SET))
+
+
+def _config(root: Path) -> dict[str, Any]:
+    """What dataset.toml says, with the prompts of clip_benchmark's file where it says none."""
+    config = read_config(root / "dataset.toml")
+    templates = _templates(root / TEMPLATES)
+    return {"templates": templates, **config} if templates else config
+
+
+def _templates(path: Path) -> list[str]:
+    return [_template(path, line.replace("{c}", "{}")) for line in _lines(path) if line]
+
+
+def _template(path: Path, template: str) -> str:
+    try:
+        return check_template(template)
+    except SettingError as error:
+        raise DataError(f"{path}: {error}") from error
+
+
+def _names(root: Path) -> list[str]:
+    """The sets that are there, train first."""
+    for folder in _folders(root):
+        meant = split_meant(folder.name)
+        if meant and meant != folder.name:
+            raise DataError(f"{folder} is named almost like the split {meant}. Rename it: {folder.name} -> {meant}.")
+    if not (root / "train").is_dir():
+        raise MissingDataError(f"There is no folder {root / 'train'}. Put the shards of the training images into it.")
+    return [*(name for name in SPLITS if (root / name).is_dir()), *_children(root, "shifts"), *_children(root, "unseen")]
+
+
+def _lines(path: Path) -> list[str]:
+    """The lines of a text file without the empty ones at its end; none if there is no such file."""
+    if not path.is_file():
+        return []
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().split("\n")]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
+
+
+def _class_names(path: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
+    """The names of the classes by number; [class_names] of dataset.toml may rename them."""
+    lines = _lines(path)
+    if not path.is_file():
+        raise MissingDataError(
+            f"There is no {path}, which names the classes of the shards. Write one name in each line, in the order of the class numbers "
+            "(if each tar holds the images of one class, unpack it into a folder of its own instead)."
+        )
+    if "" in lines:
+        raise DataError(
+            f"{path}: line {lines.index('') + 1} is empty. The class with number n stands in line n, counted from 0; name each."
+        )
+    renamed = config.get("class_names", {})
+    return tuple(str(renamed.get(line, line)) for line in lines)
+
+
+def _set(folder: Path, name: str, config: Mapping[str, Any], known: tuple[str, ...], unread: dict[str, None]) -> Split:
+    """The images of one set; fields that have no meaning are added to `unread`."""
+    about = _about(folder / SET, len(known))
+    mapped, apart = about.get("mapped", ()), name.startswith("unseen/") or "mapped" in about
+    class_names = _class_names(folder / NAMES, config) if apart or (folder / NAMES).is_file() else known
+    if mapped and len(mapped) != len(class_names):
+        raise DataError(f"{folder / SET}: mapped has {len(mapped)} rows; {NAMES} beside it names {len(class_names)} classes.")
+    tars = _shards(folder)
+    parts = (index(tars[start : start + _AT_A_TIME]) for start in range(0, len(tars), _AT_A_TIME))
+    rows = [row for part in parts for shard in part for row in _rows(shard, class_names, unread)]
+    if not rows:
+        raise DataError(f"The shards of {folder} hold no images. Fill them, or remove the folder.")
+    paths, labels, captions, groups = zip(*rows, strict=True)
+    if not apart and class_names is not known:
+        labels, class_names = _renumbered(folder / NAMES, labels, class_names, known), known
+    templates = about.get("templates") or (_templates(folder / TEMPLATES) if apart else ())
+    return Split(
+        name, paths, labels, class_names, captions if any(captions) else (), tuple(templates), tuple(map(tuple, mapped)),
+        groups if any(groups) else (), about.get("border", 0),
+    )  # fmt: skip
+
+
+def _rows(shard: Shard, class_names: Sequence[str], unread: dict[str, None]) -> Iterator[tuple[Path, int, str, str]]:
+    """(path, label, caption, group) of each sample of a shard."""
+    place = {called: label for label, called in reversed(list(enumerate(class_names)))}
+    for key, sample in _samples(shard, unread).items():
+        image, more = _image(shard, key, sample), _json(shard, sample)
+        label = _label(shard, key, _class(shard, sample, more), place, len(class_names))
+        caption = _text(shard, sample, ".txt") or str(more.get("caption") or "")
+        yield shard.path / image.name, label, caption.strip(), str(more.get("group", ""))
+
+
+def _renumbered(path: Path, labels: Sequence[int], own: Sequence[str], known: Sequence[str]) -> tuple[int, ...]:
+    """Labels by the numbers of train, for a set that names some of the same classes in an order of its own, as ImageNet-R does."""
+    place = {called: label for label, called in reversed(list(enumerate(known)))}
+    if strange := [called for called in own if called not in place]:
+        raise DataError(
+            f"{path} names classes that train does not have: {listed(strange)}. Rename them, or move the set to unseen/<name>/."
+        )
+    return tuple(place[own[label]] for label in labels)
+
+
+def _toml(path: Path, keys: Sequence[str]) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        found = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise DataError(f"{path} is not valid TOML: {error}.") from error
+    for key in found:
+        if key not in keys:
+            raise unknown_name(f"key of {path}", key, keys)
+    return found
+
+
+def _metric(path: Path) -> str:
+    metric = _toml(path, ("metric",)).get("metric", METRICS[0])
+    if metric not in METRICS:
+        raise DataError(f"{path}: metric is {metric!r}. Allowed are {', '.join(METRICS)}.")
+    return str(metric)
+
+
+def _about(path: Path, num_classes: int) -> dict[str, Any]:
+    """The entries of a set.toml, checked; none if there is no such file."""
+    about = _toml(path, _SET_KEYS)
+    templates, mapped, border = about.get("templates", []), about.get("mapped", []), about.get("border", 0)
+    if not isinstance(templates, list) or not all(isinstance(template, str) for template in templates):
+        raise DataError(f'{path}: templates is {templates!r}. Write a list of texts, such as ["a photo of a {{}}."].')
+    for template in templates:
+        _template(path, template)
+    rows = mapped if isinstance(mapped, list) else [None]
+    if not all(isinstance(row, list) and row and all(type(c) is int and 0 <= c < num_classes for c in row) for row in rows):
+        raise DataError(f"{path}: mapped is {mapped!r}. Write a list of class numbers from 0 to {num_classes - 1} for each class.")
+    if type(border) is not int or border < 0:
+        raise DataError(f"{path}: border is {border!r}. Write a number of pixels, 0 or more.")
+    return about
+
+
+def _shards(folder: Path) -> list[Path]:
+    """The tars of a set in natural order, as many as nshards.txt says."""
+    found = sorted(folder.iterdir(), key=lambda path: natural(path.name))
+    if packed := [path for path in found if path.name.endswith(COMPRESSED)]:
+        raise DataError(
+            f"{packed[0]} is compressed, so that no image in it can be read without all before it. Unpack it by gunzip or alike."
+        )
+    tars = [path for path in found if path.suffix == ".tar" and not path.name.startswith(".")]
+    if not tars and (folder / LIST).is_file():
+        from surefoot.data.embedded import cache_folder  # here, because embedded -> layout -> sharded would be a circle
+
+        tars = listed_shards(folder, cache_folder() / "shards")
+    _check_number(folder, tars)
+    if not tars:
+        raise MissingDataError(f"{folder} holds no .tar file. Put its shards there, or their addresses into {folder / LIST}.")
+    return tars
+
+
+def _check_number(folder: Path, tars: Sequence[Path]) -> None:
+    path = folder / NUM_SHARDS
+    if not path.is_file():
+        return
+    text = path.read_text(encoding="utf-8", errors="replace").strip()
+    if not re.fullmatch(r"[0-9]{1,7}", text):
+        raise DataError(f"{path} holds {text[:20]!r}. Write the number of .tar files in {folder}, or remove the file.")
+    names = {tar.name for tar in tars}
+    width = len(next(iter(sorted(names)), "0.tar")) - len(".tar")
+    wanted = [next((name for name in (f"{number}.tar", f"{number:0{width}d}.tar") if name in names), "") for number in range(int(text))]
+    if "" in wanted:
+        first = f"{wanted.index(''):0{width}d}.tar"
+        raise MissingDataError(
+            f"{folder / first} is not there: {path} counts {text} shards, and {len(tars)} were found. Get the "
+            "missing ones, or run 'surefoot shards' again if it was interrupted."
+        )
+    if extra := sorted(names.difference(wanted), key=natural):
+        raise DataError(f"{path} counts {text} shards, and {folder} also holds {listed(extra)}. Remove what does not belong to it.")
+
+
+def natural(name: str) -> tuple[tuple[int, str], ...]:
+    """A key that sorts numbers in names by their value.
+
+    Examples:
+        >>> sorted(["10.tar", "2.tar", "a.tar"], key=natural)
+        ['2.tar', '10.tar', 'a.tar']
+    """
+    parts = re.findall(r"[0-9]+|[^0-9]+", name)
+    return (*((int(part), "") if part.isdecimal() else (1 << 63, part) for part in parts), (0, name))
+
+
+def _samples(shard: Shard, unread: dict[str, None]) -> dict[str, _Sample]:
+    """The samples of a shard by key, in their order; a key is a member's name up to the first dot of its last part."""
+    samples: dict[str, _Sample] = {}
+    for member in shard.members:
+        folder, slash, file = member.name.rpartition("/")
+        stem, _, ending = file.partition(".")
+        key, suffix = folder + slash + stem, "." + ending.lower()
+        sample = samples.setdefault(key, _Sample())
+        if suffix in SUFFIXES:
+            if sample.image:
+                raise DataError(f"{shard.path}: the sample {key} has two images, {sample.image.name} and {member.name}. Pack it again.")
+            sample.image = member
+        elif suffix in (".cls", ".json", ".txt"):
+            if suffix in sample.fields:
+                raise DataError(f"{shard.path}: the sample {key} has two files {suffix}. Pack it again with each name once.")
+            sample.fields[suffix] = member
+        else:
+            unread[suffix] = None
+    return samples
+
+
+def _image(shard: Shard, key: str, sample: _Sample) -> Member:
+    if sample.image is None:
+        raise DataError(
+            f"{shard.path}: the sample {key} has no image. Name its files KEY.jpg, KEY.cls and so on, with no dot in KEY. Images end in "
+            f"{', '.join(sorted(SUFFIXES))}."
+        )
+    return sample.image
+
+
+def _text(shard: Shard, sample: _Sample, suffix: str) -> str:
+    if (member := sample.fields.get(suffix)) is None:
+        return ""
+    if member.text is None:
+        raise DataError(f"{shard.path / member.name} is no short text in UTF-8. Write the class or the caption of the image into it.")
+    return member.text
+
+
+def _json(shard: Shard, sample: _Sample) -> Mapping[str, Any]:
+    if not (text := _text(shard, sample, ".json")):
+        return {}
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{shard.path / sample.fields['.json'].name} is not valid JSON: {error}. Pack it again.") from error
+    return found if isinstance(found, dict) else {}
+
+
+def _class(shard: Shard, sample: _Sample, more: Mapping[str, Any]) -> object:
+    """The class as the sample states it, None if it does not."""
+    stated: Iterable[object] = (_text(shard, sample, ".cls").strip() or None, *(more.get(key) for key in _LABELS))
+    return next((one for one in stated if one is not None), None)
+
+
+def _label(shard: Shard, key: str, stated: object, place: Mapping[str, int], num_classes: int) -> int:
+    """The number of a class from its number, as a number or a text, or from its name."""
+    where = f"{shard.path}: the sample {key}"
+    if stated is None:
+        raise DataError(f'{where} has no class. Add {key}.cls with its number, or {key}.json with "label".')
+    number = stated if type(stated) is int else None
+    if isinstance(stated, str):
+        number = int(stated) if re.fullmatch(r"-?[0-9]{1,9}", stated) else place.get(stated)
+    if number is None:
+        raise DataError(f"{where} has the class {stated!r}, which is neither a number nor a name in {NAMES}. Mend the one or the other.")
+    if not 0 <= number < num_classes:
+        raise DataError(f"{where} has class {number}; {NAMES} names the classes 0 to {num_classes - 1}. Mend the one or the other.")
+    return number

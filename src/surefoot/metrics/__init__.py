@@ -1,0 +1,41 @@
+"""What a model answered in, numbers out."""
+
+from surefoot.metrics.answered import (
+    By,
+    Confusion,
+    Correct,
+    Ids,
+    Score,
+    accuracy,
+    checked,
+    confusions,
+    harmonic_mean,
+    macro_f1,
+    mean_per_class,
+    one_standard_error,
+    score,
+    standard_error,
+    worst_group,
+)
+from surefoot.metrics.calibration import Bin, expected_calibration_error, reliability
+
+__all__ = [
+    "Bin",
+    "By",
+    "Confusion",
+    "Correct",
+    "Ids",
+    "Score",
+    "accuracy",
+    "checked",
+    "confusions",
+    "expected_calibration_error",
+    "harmonic_mean",
+    "macro_f1",
+    "mean_per_class",
+    "one_standard_error",
+    "reliability",
+    "score",
+    "standard_error",
+    "worst_group",
+]

@@ -1,0 +1,433 @@
+"""Shards in place of class folders: the same data set, the same weights; every layout, every mistake, and downloads that break."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import fresh
+from PIL import Image
+from test_shards import cache, picture, shard  # noqa: F401 - the cache is every test's
+
+from surefoot.data import Dataset, Images, load, open_dataset, packing, read_image, streamed
+from surefoot.data.packing import pack
+from surefoot.data.sharded import natural
+from surefoot.data.subsets import few_shot
+from surefoot.data.survey import survey
+from surefoot.errors import DataError, MissingDataError, SettingError, SurefootError
+from surefoot.methods import get
+from surefoot.model import ImageTextModel
+from surefoot.protocols import Judge
+from surefoot.train import Training, fit
+
+Sample = tuple[bytes, object]
+
+
+def tensor(image: Image.Image) -> torch.Tensor:
+    return torch.from_numpy(np.asarray(image).copy()).permute(2, 0, 1).float()
+
+
+def samples(*labels: int, start: int = 0) -> dict[str, bytes]:
+    """An image and a .cls for each label."""
+    return {
+        f"s{start + row:03d}.{ending}": content
+        for row, label in enumerate(labels)
+        for ending, content in (("png", picture(start + row)), ("cls", str(label).encode()))
+    }
+
+
+def hand_made(root: Path, **sets: Mapping[str, bytes]) -> Path:
+    """Two classes, one shard for each set."""
+    for name, members in ({"train": samples(0, 1, 0, 1)} | sets).items():
+        shard(root / name / "0.tar", members)
+    (root / "classnames.txt").write_text("granny smith\nred_fuji\n")
+    return root
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> Path:
+    """Class folders of tiny pictures, with all that a data set in folders can have."""
+    root = tmp_path / "folders"
+    counts = {"train": 9, "val": 5, "test": 4, "shifts/sketch": 3, "unseen/pears": 2}
+    number = 0
+    for split, count in counts.items():
+        for name in ("bosc", "red_anjou") if split == "unseen/pears" else ("granny", "fuji", "gala"):
+            (root / split / name).mkdir(parents=True)
+            for k in range(count):
+                number += 1
+                (root / split / name / f"{k}.b.{'PNG' if k else 'jpg'}").write_bytes(picture(number, "png" if k else "jpg"))
+    (root / "dataset.toml").write_text(
+        'name = "äpfel \\"1\\""\nid_context = "photo"\ntemplates = ["a {}.", "a drawing of a {}."]\n'
+        '[contexts]\nphoto = "a photo of a {}."\nsketch = "a sketch of a {}."\n[class_names]\ngranny = "granny_smith apple"\n'
+    )
+    return root
+
+
+@pytest.fixture
+def packed(folders: Path, tmp_path: Path) -> Path:
+    pack(open_dataset(folders), tmp_path / "shards", per_shard=4)
+    return tmp_path / "shards"
+
+
+def test_shards_and_folders_are_the_same_data_set(folders: Path, packed: Path) -> None:
+    one, other = open_dataset(folders), open_dataset(packed)
+    assert replace(other, root=one.root, splits=one.splits) == one
+    assert one.class_names == ("fuji", "gala", "granny_smith apple")
+    assert list(one.splits) == list(other.splits)
+    for name, split in one.splits.items():
+        again = other.split(name)
+        assert (split.labels, split.class_names, split.captions) == (again.labels, again.class_names, again.captions)
+        for a, b in zip(split.paths, again.paths, strict=True):
+            assert read_image(a).tobytes() == read_image(b).tobytes()
+    assert sorted(path.name for path in (packed / "train").iterdir()) == [*(f"{k:06d}.tar" for k in range(7)), "nshards.txt"]
+    assert other.written(other.split("train").paths[5]) == "train/000001.tar/00000005-fuji-5_b.png"
+    assert other.fingerprint() == open_dataset(packed).fingerprint()
+
+
+def test_every_image_comes_once_with_any_number_of_workers(folders: Path, packed: Path) -> None:
+    wanted = [read_image(path).tobytes() for path in open_dataset(folders).split("train").paths]
+    for workers in (1, 2, 8):
+        images = Images(open_dataset(packed).split("train").paths, tensor, workers=workers)
+        got = torch.cat(list(images.batches(5)))
+        assert [image.permute(1, 2, 0).byte().numpy().tobytes() for image in got] == wanted
+    assert len(set(wanted)) == 27
+
+
+def test_draws_and_splits_have_the_same_sizes(folders: Path, packed: Path, tmp_path: Path) -> None:
+    one, other = (few_shot(open_dataset(root), 2, seed=3) for root in (folders, packed))
+    assert {name: split.labels for name, split in one.splits.items()} == {name: split.labels for name, split in other.splits.items()}
+    only_train = replace(open_dataset(folders), splits={"train": open_dataset(folders).split("train")})
+    pack(only_train, tmp_path / "train-only", per_shard=100)
+    for name in ("val", "test"):
+        for path in sorted((folders / name).rglob("*"), reverse=True):
+            path.rmdir() if path.is_dir() else path.unlink()
+        (folders / name).rmdir()
+    one, other = load(folders, seed=5), load(tmp_path / "train-only", seed=5)
+    assert [len(other.split(name)) for name in ("train", "val", "test")] == [len(one.split(name)) for name in ("train", "val", "test")]
+    assert not {path for name in ("val", "test") for path in other.split(name).paths} & set(other.split("train").paths)
+
+
+def test_check_finds_what_is_wrong_in_shards(packed: Path, tmp_path: Path) -> None:
+    assert survey(open_dataset(packed)).formats == survey(open_dataset(tmp_path / "folders")).formats
+    root = hand_made(tmp_path / "bad", test=samples(0, 1))  # the first two of train again
+    shard(root / "val" / "0.tar", {"a.png": b"nothing", "a.cls": b"0"})
+    found = survey(open_dataset(root))
+    assert [path for path, _ in found.unreadable] == [root / "val" / "0.tar" / "a.png"]
+    assert len(found.across_splits) == 2
+
+
+def test_the_same_run_from_shards_gives_the_same_weights(tiny_model: ImageTextModel, tiny_data: Dataset, tmp_path: Path) -> None:
+    plain = replace(tiny_data, anchors=type(tiny_data.anchors)())
+    pack(plain, tmp_path / "shards", per_shard=5)
+    ends, right = [], []
+    for data in (plain, open_dataset(tmp_path / "shards")):
+        model = fresh(tiny_model)
+        ends.append(fit(get("flyp"), model, data, Training(epochs=1, batch_size=8, learning_rate=1e-2)).state)
+        right.append(Judge(model, data, ends[-1]).judge(get("flyp"), ends[-1]).correct)
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(ends[0][key], ends[1][key]) for key in ends[0])
+    assert right[0].keys() == right[1].keys() >= {"val", "test", "shifts/red", "unseen/other"}
+    assert all(right[0][name].tolist() == right[1][name].tolist() for name in right[0])
+
+
+def test_hand_made_samples_state_their_class_in_every_way(tmp_path: Path) -> None:
+    texts = {"label": 1, "caption": "an apple "}, {"class": "granny smith", "group": "asia"}, {"class": "1"}
+    members = {f"{k}.json": json.dumps(text).encode() for k, text in enumerate(texts)} | {f"{k}.png": picture(k) for k in range(3)}
+    more = {
+        "in/x.WebP": picture(9, "webp"),
+        "in/x.cls": b" 0\n",
+        "in/x.txt": b"one more\n",
+        "in/x.seg.png": b"",
+        "in/x.json": b"[1]",
+    }
+    data = open_dataset(hand_made(tmp_path / "data", train=members | more))
+    train = data.split("train")
+    assert data.class_names == ("granny smith", "red_fuji")
+    assert train.labels == (1, 0, 1, 0)
+    assert train.captions == ("an apple", "", "", "one more")
+    assert train.groups == ("", "asia", "", "")
+    assert [data.written(path) for path in train.paths] == [f"train/0.tar/{name}" for name in ("0.png", "1.png", "2.png", "in/x.WebP")]
+    assert data.notes == ("Fields of the samples that have no meaning here were not read: .seg.png.",)
+
+
+def test_clip_benchmarks_layout_opens(tmp_path: Path) -> None:
+    root = hand_made(tmp_path / "data", test=samples(1, 0, start=50))
+    for number in (1, 2, 10):
+        shard(root / "train" / f"{number}.tar", samples(0, 1, start=number * 10))
+    for number in range(3, 10):
+        shard(root / "train" / f"{number}.tar", samples(1, start=number * 10))
+    (root / "train" / "nshards.txt").write_text("11\n")
+    (root / "test" / "nshards.txt").write_text("1")
+    (root / "zeroshot_classification_templates.txt").write_text("a photo of a {c}.\nart of {c}\n")
+    data = open_dataset(root)
+    assert data.templates == ("a photo of a {}.", "art of {}")
+    assert data.split("test").labels == (1, 0)
+    assert [path.parent.name for path in data.split("train").paths][-3:] == ["9.tar", "10.tar", "10.tar"]
+    assert sorted(["b10", "b9", "a", "10", "9"], key=natural) == ["9", "10", "a", "b9", "b10"]
+    (root / "train" / "4.tar").unlink()
+    with pytest.raises(MissingDataError, match=r"train/4\.tar is not there: .*counts 11 shards, and 10"):
+        open_dataset(root)
+    (root / "train" / "nshards.txt").write_text("4")
+    with pytest.raises(DataError, match=r"also holds 5\.tar, 6\.tar"):
+        open_dataset(root)
+
+
+def test_sets_with_class_names_of_their_own(tmp_path: Path) -> None:
+    sets = {"shifts/r": samples(0), "shifts/objects": samples(0, 1, 2), "unseen/pears": samples(1, 0)}
+    root = hand_made(tmp_path / "data", **sets)
+    (root / "shifts/r/classnames.txt").write_text("red_fuji\n")
+    (root / "shifts/objects/classnames.txt").write_text("a\nb\nc\n")
+    (root / "shifts/objects/set.toml").write_text("mapped = [[0], [0, 1], [1]]\nborder = 2\n")
+    (root / "unseen/pears/classnames.txt").write_text("bosc\nanjou\n")
+    (root / "unseen/pears/zeroshot_classification_templates.txt").write_text("a pear, {c}\n")
+    data = open_dataset(root)
+    assert (data.split("shifts/r").labels, data.split("shifts/r").class_names) == ((1,), data.class_names)
+    objects, pears = data.split("shifts/objects"), data.split("unseen/pears")
+    assert (objects.mapped, objects.border, objects.class_names, objects.labels) == (((0,), (0, 1), (1,)), 2, ("a", "b", "c"), (0, 1, 2))
+    assert (pears.templates, pears.class_names, pears.labels) == (("a pear, {}",), ("bosc", "anjou"), (1, 0))
+    grouped = replace(data.split("train"), groups=("", "asia", "", "europe"), captions=("", "x", "", ""))
+    whole = replace(data, splits={**data.splits, "train": grouped}, metric="worst_group")
+    pack(whole, tmp_path / "again")
+    again = open_dataset(tmp_path / "again")
+    assert replace(again, root=root, splits=whole.splits) == whole
+    for name, split in again.splits.items():
+        assert replace(split, paths=()) == replace(whole.split(name), paths=())
+    (root / "shifts/r/classnames.txt").write_text("fuji\n")
+    with pytest.raises(DataError, match="names classes that train does not have: fuji"):
+        open_dataset(root)
+    (root / "shifts/objects/set.toml").write_text("mapped = [[0], [0, 2], [1]]\n")
+    with pytest.raises(DataError, match="class numbers from 0 to 1"):
+        open_dataset(hand_made(root, **{"shifts/r": samples(0)}))
+
+
+WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
+    "no class": (lambda root: hand_made(root, train={"a.png": picture(0)}), r"0\.tar: the sample a has no class"),
+    "no number": (
+        lambda root: hand_made(root, train={"a.png": picture(0), "a.cls": b"apple"}),
+        r"0\.tar: the sample a has the class 'apple'",
+    ),
+    "too high": (lambda root: hand_made(root, train={"a.png": picture(0), "a.cls": b"2"}), r"0\.tar: the sample a has class 2; .* 0 to 1"),
+    "negative": (lambda root: hand_made(root, train={"a.png": picture(0), "a.cls": b"-1"}), "class -1"),
+    "truth": (lambda root: hand_made(root, train={"a.png": picture(0), "a.json": b'{"label": true}'}), "class True"),
+    "no image": (lambda root: hand_made(root, train=samples(0, 1) | {"b.1.png": b"", "b.cls": b"0"}), "the sample b has no image"),
+    "two images": (lambda root: hand_made(root, train={"a.png": b"", "a.jpg": b"", "a.cls": b"0"}), "a has two images, a.png and a.jpg"),
+    "two classes": (lambda root: hand_made(root, train={"a.png": b"", "a.cls": b"0", "a.CLS": b"1"}), "a has two files .cls"),
+    "bad json": (lambda root: hand_made(root, train={"a.png": b"", "a.json": b"{"}), r"0\.tar/a\.json is not valid JSON"),
+    "no text": (lambda root: hand_made(root, train={"a.png": b"", "a.cls": b"\xff"}), r"0\.tar/a\.cls is no short text"),
+    "a class without images": (lambda root: hand_made(root, train=samples(0, 0)), "no image of 1 of the 2 classes .*: red_fuji"),
+    "no images": (lambda root: hand_made(root, val={}), "val hold no images"),
+    "no names": (lambda root: (hand_made(root) / "classnames.txt").unlink(), r"There is no .*classnames\.txt"),
+    "no unseen names": (lambda root: hand_made(root, **{"unseen/x": samples(0)}), r"There is no .*unseen/x/classnames\.txt"),
+    "a gap": (lambda root: (hand_made(root) / "classnames.txt").write_text("a\n\nb\n"), "line 2 is empty"),
+    "one class": (lambda root: (hand_made(root) / "classnames.txt").write_text("a\n"), "names 1 classes"),
+    "no train": (lambda root: (hand_made(root, test=samples(0)) / "train").rename(root / "x"), "There is no folder .*train"),
+    "nearly val": (lambda root: hand_made(root, valid=samples(0)), "Rename it: valid -> val"),
+    "compressed": (lambda root: (hand_made(root) / "train/0.tar").rename(root / "train/0.tar.gz"), r"0\.tar\.gz is compressed.* gunzip"),
+    "half unpacked": (lambda root: (hand_made(root) / "train/granny").mkdir(), r"both folders \(granny\) and archives \(0\.tar\)"),
+    "no number of shards": (lambda root: (hand_made(root) / "train/nshards.txt").write_text("two"), "Write the number of .tar files"),
+    "no shard": (lambda root: hand_made(root, test=samples(0)) and (root / "val").mkdir(), r"val holds no \.tar file"),
+    "no prompt": (lambda root: (hand_made(root) / "zeroshot_classification_templates.txt").write_text("a {class}\n"), "templates.txt: "),
+    "strange key": (lambda root: (hand_made(root) / "train/set.toml").write_text("borders = 1"), "Did you mean 'border'"),
+    "bad metric": (lambda root: (hand_made(root) / "set.toml").write_text('metric = "f1"'), "metric is 'f1'. Allowed are accuracy"),
+    "bad border": (lambda root: (hand_made(root) / "train/set.toml").write_text("border = -1"), "border is -1"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_wrong_is_named(name: str, tmp_path: Path) -> None:
+    make, message = WRONG[name]
+    make(tmp_path / "data")
+    with pytest.raises(SurefootError, match=message) as error:
+        open_dataset(tmp_path / "data")
+    assert str(tmp_path / "data") in str(error.value)
+
+
+def test_a_truncated_shard_is_found_before_anything_else(packed: Path) -> None:
+    tar = packed / "test" / "000001.tar"
+    tar.write_bytes(tar.read_bytes()[:3000])
+    with pytest.raises(DataError, match=r"test/000001\.tar is broken"):
+        load(packed)
+
+
+def test_an_interrupted_packing_goes_on(folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, out, told = open_dataset(folders), tmp_path / "shards", list[tuple[int, int]]()
+    real, left = packing.content, iter(range(10))
+
+    def stops(path: Path) -> bytes:
+        if next(left, None) is None:
+            raise KeyboardInterrupt
+        return real(path)
+
+    monkeypatch.setattr(packing, "content", stops)
+    with pytest.raises(KeyboardInterrupt):
+        pack(data, out, per_shard=4)
+    assert sorted(path.name for path in (out / "train").iterdir()) == ["000000.tar", "000001.tar", "nshards.txt"]
+    with pytest.raises(MissingDataError, match=r"000002\.tar is not there.*'surefoot shards' again"):
+        open_dataset(out)
+    monkeypatch.setattr(packing, "content", real)
+    before = [(out / "train" / f"00000{k}.tar").stat().st_mtime_ns for k in (0, 1)]
+    number = pack(data, out, per_shard=4, on_image=lambda *done: told.append(done))
+    assert before == [(out / "train" / f"00000{k}.tar").stat().st_mtime_ns for k in (0, 1)]
+    assert number == len(list(out.rglob("*.tar"))) == 7 + 4 + 3 + 3 + 1
+    assert told[0] == (4, 67)
+    assert told[-1] == (67, 67)
+    pack(data, tmp_path / "at once", per_shard=4)
+    for path in (tmp_path / "at once").rglob("*.*"):
+        assert path.read_bytes() == (out / path.relative_to(tmp_path / "at once")).read_bytes(), path
+    with tarfile.open(out / "train" / "000000.tar") as tar:
+        assert {member.mtime for member in tar} == {0}
+
+
+def test_another_packing_in_the_folder_is_refused(folders: Path, packed: Path, tmp_path: Path) -> None:
+    data = open_dataset(folders)
+    for arguments in ({"per_shard": 5}, {"per_shard": 4, "dataset": replace(data, name="pears")}):
+        with pytest.raises(SettingError, match="other data or of another size"):
+            pack(**{"dataset": data, "out": packed} | arguments)  # type: ignore[arg-type]
+    with pytest.raises(SettingError, match="not empty"):
+        pack(data, folders)
+    with pytest.raises(SettingError, match="0 images per shard"):
+        pack(data, tmp_path / "new", per_shard=0)
+    odd = folders / "train" / "fuji" / "x.dat"
+    odd.write_bytes(picture(0))
+    with pytest.raises(DataError, match=r"x\.dat has no image's ending"):
+        pack(replace(data, splits={"train": replace(data.split("train"), paths=(odd,), labels=(0,))}), tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+class Server(ThreadingHTTPServer):
+    """Serves the files of a folder; the first answers to each path break off, as often as `breaks` says."""
+
+    def __init__(self, folder: Path, *, breaks: int = 0, ranges: bool = True) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.folder, self.breaks, self.ranges, self.asked = folder, breaks, ranges, list[str]()
+
+    @property
+    def address(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}"
+
+
+class Handler(BaseHTTPRequestHandler):
+    """One request."""
+
+    server: Server
+
+    def do_GET(self) -> None:
+        path, wanted = self.server.folder / self.path.lstrip("/"), self.headers.get("Range", "")
+        self.server.asked.append(f"{path.name} {wanted}".strip())
+        if not path.is_file():
+            self.send_error(404)
+            return
+        content = path.read_bytes()
+        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.server.ranges else 0
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
+        self.send_header("Content-Length", str(len(content) - start))
+        self.end_headers()
+        times = sum(asked.startswith(path.name) for asked in self.server.asked)
+        self.wfile.write(content[start : start + 700] if times <= self.server.breaks else content[start:])
+
+    def log_message(self, *arguments: object) -> None:
+        """Nothing."""
+
+
+@pytest.fixture
+def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
+    monkeypatch.setattr(streamed, "PAUSE", 0)
+    started: list[Server] = []
+
+    def start(folder: Path, **given: object) -> Server:
+        started.append(Server(folder, **given))  # type: ignore[arg-type]
+        threading.Thread(target=started[-1].serve_forever, args=(0.01,), daemon=True).start()
+        return started[-1]
+
+    yield start
+    for server in started:
+        server.shutdown()
+        server.server_close()
+
+
+def remote(packed: Path, root: Path, address: str) -> Path:
+    """The same data set with lists of addresses in place of its tars."""
+    for path in packed.rglob("*.*"):
+        if path.suffix in (".txt", ".toml"):
+            (root / path.relative_to(packed)).parent.mkdir(parents=True, exist_ok=True)
+            (root / path.relative_to(packed)).write_bytes(path.read_bytes())
+    for path in packed.rglob("nshards.txt"):
+        split, last = path.parent.relative_to(packed).as_posix(), int(path.read_text()) - 1
+        (root / split / "shards.txt").write_text(f"# shards\n{address}/{split}/{{000000..{last:06d}}}.tar\n\n")
+    return root
+
+
+@pytest.mark.parametrize("ranges", [True, False])
+def test_shards_are_streamed_once_and_broken_transfers_go_on(
+    packed: Path,
+    tmp_path: Path,
+    serve: Callable[..., Server],
+    ranges: bool,
+    cache: Path,  # noqa: F811
+) -> None:
+    server = serve(packed, breaks=2 if ranges else 1, ranges=ranges)
+    root = remote(packed, tmp_path / "remote", server.address)
+    one, other = open_dataset(packed), open_dataset(root)
+    for name, split in one.splits.items():
+        again = other.split(name)
+        assert split.labels == again.labels
+        assert [one.written(path) for path in split.paths] == [other.written(path) for path in again.paths]
+        assert [read_image(path).tobytes() for path in split.paths] == [read_image(path).tobytes() for path in again.paths]
+    assert other.fingerprint() == one.fingerprint()
+    assert server.asked[:2] == ["000000.tar", "000000.tar bytes=700-"]
+    asked = len(server.asked)
+    open_dataset(root)
+    assert len(server.asked) == asked
+    assert not list(cache.rglob("*.part"))
+
+
+def test_what_cannot_be_streamed_is_named_and_what_came_is_kept(
+    packed: Path,
+    tmp_path: Path,
+    serve: Callable[..., Server],
+    cache: Path,  # noqa: F811
+) -> None:
+    server = serve(packed, breaks=streamed.TRIES)
+    root = remote(packed, tmp_path / "remote", server.address)
+    listing = root / "train" / "shards.txt"
+    with pytest.raises(DataError, match=rf"{server.address}/train/000000\.tar could not be downloaded .*3500 bytes are kept"):
+        open_dataset(root)
+    assert [path.stat().st_size for path in cache.rglob("*.part")] == [3500]
+    listing.write_text(f"{server.address}/train/none.tar\n")
+    with pytest.raises(MissingDataError, match=r"none\.tar cannot be had \(HTTP 404\)"):
+        open_dataset(root)
+    wrong = {
+        "# nothing": "lists no shard",
+        "http://x/a.tar.gz": "no .tar file",
+        "http://x/0.tar\nhttp://y/0.tar": "two shards called 0.tar",
+    }
+    for lines, message in wrong.items():
+        listing.write_text(lines)
+        with pytest.raises(DataError, match=message):
+            open_dataset(root)
+    listing.write_text("".join(f"{packed}/train/00000{k}.tar\n" for k in range(7)))  # a path is one too
+    for split in ("val", "test", "shifts/sketch", "unseen/pears"):
+        (root / split / "shards.txt").write_text("".join(f"{path}\n" for path in sorted((packed / split).glob("*.tar"))))
+    assert open_dataset(root).fingerprint() == open_dataset(packed).fingerprint()
+
+
+def test_the_command_packs_and_tells(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from conftest import typed
+
+    code, said = typed(monkeypatch, capsys, "shards", folders, "--out", tmp_path / "out", "--images-per-shard", "20")
+    assert (code, "67 images in 6 shards" in said) == (0, True), said
+    assert len(load(tmp_path / "out").split("train")) == 27
+    code, said = typed(monkeypatch, capsys, "shards", folders, "--out", tmp_path / "out", "--images-per-shard", "9")
+    assert (code, "other data or of another size" in said) == (2, True), said

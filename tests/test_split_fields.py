@@ -1,0 +1,104 @@
+"""Splits with prompts, class names or groups of their own are judged by them, and data without them stay what they were."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from surefoot import records
+from surefoot.data import Dataset, Images
+from surefoot.heads import class_weight, prompt_embeddings
+from surefoot.methods import get
+from surefoot.metrics import worst_group
+from surefoot.model import ImageTextModel
+from surefoot.prompts import PromptTable
+from surefoot.protocols import Judge
+from surefoot.train import start_state
+
+MAPPED = ((0, 2), (1,))
+
+
+def with_split(dataset: Dataset, name: str, **changes: object) -> Dataset:
+    return replace(dataset, splits={**dataset.splits, name: replace(dataset.split(name), **changes)})
+
+
+def features(model: ImageTextModel, paths: tuple[Path, ...]) -> torch.Tensor:
+    with torch.inference_mode():
+        return model.encode_image(Images(paths, model.preprocess).batch(range(len(paths))))
+
+
+def test_unseen_classes_are_named_by_their_own_prompts(tiny_data: Dataset, tiny_model: ImageTextModel) -> None:
+    data = with_split(tiny_data, "unseen/other", templates=("blurry {} at night", "the {}"))
+    start = start_state(tiny_model, data)
+    found = Judge(tiny_model, data, start).judge(get("zero_shot"), start)
+    split = data.split("unseen/other")
+    with torch.inference_mode():
+        head = class_weight(prompt_embeddings(tiny_model, PromptTable.build(split.templates, split.class_names)))
+        usual = class_weight(prompt_embeddings(tiny_model, PromptTable.build(data.templates, split.class_names)))
+    expected = (features(tiny_model, split.paths) @ head.T * tiny_model.scale).softmax(1)
+    given = found.answers["unseen/other"]
+    np.testing.assert_array_equal(given.prediction, expected.argmax(1).numpy())
+    np.testing.assert_allclose(given.confidence, expected.amax(1).detach().numpy(), rtol=1e-4)
+    other = (features(tiny_model, split.paths) @ usual.T * tiny_model.scale).softmax(1).amax(1).detach().numpy()
+    assert not np.allclose(given.confidence, other, rtol=1e-3)
+
+
+def test_a_mapped_class_answers_by_the_largest_logit_of_its_training_classes(tiny_data: Dataset, tiny_model: ImageTextModel) -> None:
+    red = tiny_data.split("shifts/red")
+    own = tuple(next(row for row, classes in enumerate(MAPPED) if label in classes) for label in red.labels)
+    data = with_split(tiny_data, "shifts/red", labels=own, class_names=("flat thing", "round thing"), mapped=MAPPED)
+    start = start_state(tiny_model, data)
+    found = Judge(tiny_model, data, start).judge(get("zero_shot"), start)
+    logits = features(tiny_model, red.paths) @ start["head.weight"].T + start["head.bias"]
+    expected = [[max(float(row[label]) for label in classes) for classes in MAPPED] for row in logits]
+    given = found.answers["shifts/red"]
+    np.testing.assert_array_equal(given.prediction, np.argmax(expected, axis=1))
+    np.testing.assert_array_equal(given.label, own)
+    assert "restricted/red" not in found.answers
+    assert found.accuracy["avg_shifts"] == pytest.approx((found.accuracy["shifts/red"] + found.accuracy["shifts/green"]) / 2)
+
+
+def test_worst_group_is_the_lowest_accuracy_within_a_group(tiny_data: Dataset, tiny_model: ImageTextModel, tmp_path: Path) -> None:
+    groups = tuple("north" if row % 3 else "south" for row in range(len(tiny_data.split("test"))))
+    data = with_split(tiny_data, "test", groups=groups)
+    start = start_state(tiny_model, data)
+    found = Judge(tiny_model, data, start).judge(get("zero_shot"), start)
+    correct = found.answers["test"].correct
+    each = {name: np.mean([right for right, group in zip(correct, groups, strict=True) if group == name]) for name in ("north", "south")}
+    assert each["north"] != each["south"]
+    assert found.metrics["test"]["worst_group"] == min(each.values())
+    assert "worst_group" not in found.metrics["shifts/red"]
+    stored = records.load_answers(tmp_path, records.save_answers(tmp_path, "one", found.answers))
+    np.testing.assert_array_equal(stored["test"].group, found.answers["test"].group)
+    assert stored["val"].group is None
+    assert stored["test"].rows([0, 1]).group.tolist() == [1, 0]
+
+
+def test_a_group_without_images_has_no_say() -> None:
+    assert worst_group(np.array([True, False, True]), np.array([5, 5, 9])) == 0.5
+
+
+@pytest.mark.parametrize(
+    "changes", [{"templates": ("the {}",)}, {"mapped": MAPPED}, {"groups": ("a",) * 12}, {"border": 2}], ids=lambda c: next(iter(c))
+)
+def test_every_field_of_its_own_makes_other_data(tiny_data: Dataset, changes: dict[str, object]) -> None:
+    assert with_split(tiny_data, "shifts/red", **changes).fingerprint() != tiny_data.fingerprint()
+
+
+def test_data_without_such_fields_keep_their_fingerprint(tiny_data: Dataset) -> None:
+    """As records that were written before have it: class names, prompts, and for each split what the formula names."""
+    import hashlib
+
+    from surefoot.data.digest import digests
+
+    total = hashlib.sha256(
+        repr((tiny_data.class_names, tiny_data.templates, sorted(tiny_data.contexts.items()), tiny_data.id_context)).encode()
+    )
+    for name, split in sorted(tiny_data.splits.items()):
+        images = [(tiny_data.written(path), digest) for path, digest in zip(split.paths, digests(split.paths), strict=True)]
+        total.update(repr((name, split.class_names, split.labels, split.captions, images)).encode())
+    assert tiny_data.fingerprint() == total.hexdigest()[:16]
