@@ -197,11 +197,42 @@ def _cifar10(root: Path) -> None:
     np.savez(root / "CIFAR-10.2/cifar102_test.npz", images=_array(20), labels=label.astype(np.int64), label_names=names)
 
 
+def _lists(name: str) -> Callable[[Path], None]:
+    """Three images a class in train and one in val and test, as the published list of a data set names them; five classes."""
+
+    def write(root: Path) -> None:
+        declaration = declared(name)
+        home, first = root / declaration.home[0], declaration.parts[0]
+        classes = ["abbey", "b_c", "cat", "dog", "eel"]
+        if name == "eurosat":
+            classes[:2] = ["Annual Crop Land", "SeaLake"]
+        table: dict[str, list[tuple[str, int, str]]] = {}
+        for part in declaration.parts:
+            for number, label in enumerate(classes):
+                for one in range(3 if part.name == "train" else 1):
+                    file = f"{part.name}{number}{one}.jpg"
+                    inner = file if name in ("fgvc_aircraft", "flowers102", "oxford_pets", "stanford_cars") else f"{label}/{file}"
+                    picture(home / part.place[0] / inner)
+                    listed = f"{part.place[0]}/{inner}" if "base" in part.options else inner
+                    table.setdefault(part.name, []).append((listed, number, label))
+        if "list" in first.options:
+            (home / first.options["list"]).write_text(json.dumps(table))
+            return
+        (home / "variants.txt").write_text("\n".join(classes) + "\n")
+        for split, rows in table.items():
+            lines = [f"{file.removesuffix('.jpg')} {label}" for file, _, label in rows]
+            (home / f"images_variant_{split}.txt").write_text("\n".join(lines) + "\n")
+
+    return write
+
+
+LISTS = ("caltech101", "oxford_pets", "stanford_cars", "flowers102", "food101", "fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101")
 MAKERS: dict[str, Callable[[Path], None]] = {
     "imagenet": _with_shifts,
     "imagenet_vid_robust": _vid_robust,
     "ytbb_robust": _ytbb_robust,
     **{name: _domains(name) for name in ("pacs", "vlcs", "office_home", "terra_incognita", "domainnet", "domainnet_real")},
+    **{name: _lists(name) for name in LISTS},
     "cifar10": _cifar10,
     "cifar100": _cifar("cifar-100-python", {"train": 4, "test": 1}, ("meta", "fine_label_names"), "fine_labels", "cifar100"),
 }

@@ -1,10 +1,11 @@
 """The ways in which data sets lie on disk, one small function for each."""
 
 from surefoot.data.catalog.loaders.arrays import load_arrays
+from surefoot.data.catalog.loaders.coop import load_lists
 from surefoot.data.catalog.loaders.folders import load_domains, load_folders
 from surefoot.data.catalog.loaders.found import Classes, Found, Loader
 
-LOADERS: dict[str, Loader] = {"folders": load_folders, "domains": load_domains, "arrays": load_arrays}
+LOADERS: dict[str, Loader] = {"folders": load_folders, "domains": load_domains, "arrays": load_arrays, "lists": load_lists}
 """By a declaration's `loader`."""
 
 __all__ = ["LOADERS", "Classes", "Found", "Loader"]
