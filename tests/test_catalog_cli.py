@@ -23,7 +23,6 @@ def pacs(tmp_path: Path) -> Path:
 
 
 def test_datasets_lists_the_catalogue(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("COLUMNS", "250")
     result = run(app, ["datasets"])
     assert result.exit_code == 0
     assert all(name in result.output for name in catalog.names())

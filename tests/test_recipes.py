@@ -21,11 +21,21 @@ PINNED = {
     "arf/domainnet": (1e-5, 512, 10),
     "arf/imagenet": (1e-5, 512, 10),
     "arf/zeroshot_transfer": (1e-5, 512, 10),
+    "car_ft/domainbed": (5e-6, 96, 5000),
     "car_ft/imagenet": (3e-5, 512, 10),
+    "car_ft/transfer": (3e-5, 512, 10),
     "clip_cite/base_to_new": (5e-6, 32, 20),
     "clip_cite/cross": (5e-6, 32, 20),
+    "clip_cite/domain_generalisation": (5e-6, 64, 20),
     "clip_cite/fewshot": (5e-6, 32, 20),
+    "flyp/fewshot_imagenet": (1e-5, 512, 20),
+    "flyp/fewshot_pcam": (1e-6, 256, 20),
+    "flyp/fewshot_sst2": (1e-5, 256, 20),
+    "flyp/fmow": (1e-5, 256, 20),
     "flyp/imagenet": (1e-5, 512, 10),
+    "flyp/iwildcam": (1e-5, 256, 20),
+    "flyp/transfer": (1e-5, 256, 100),
+    "wise_ft/imagenet": (3e-5, 512, 10),
 }
 
 
@@ -52,10 +62,27 @@ def test_the_commands_at_its_head_parse_and_name_the_recipe(name: str) -> None:
         assert set(shown if isinstance(shown, (list, tuple)) else [shown]) <= set(head.data)
 
 
-@pytest.mark.parametrize("name", sorted(PINNED))
+DECAY = {"flyp/fewshot_pcam": 0.0, "flyp/transfer": 0.0} | dict.fromkeys(
+    ["flyp/fewshot_imagenet", "flyp/fewshot_sst2", "flyp/fmow", "flyp/iwildcam"], 0.2
+)
+"""Where it is not 0.1, CLIP-CITE apart."""
+
+
+@pytest.mark.parametrize("name", PAPERS)
 def test_rate_batch_and_length_are_the_papers(name: str) -> None:
     training = config.resolve(config.read_recipe(name), {}).plan.training
     assert (training.learning_rate, training.batch_size, training.steps or training.epochs) == PINNED[name]
+    assert training.weight_decay == (0.01 if name.startswith("clip_cite/") else DECAY.get(name, 0.1))
+
+
+@pytest.mark.parametrize(
+    ("paper", "method", "settings"),
+    [("clip_cite", "clip_cite", {"contrastive_weight": 0.7, "distillation_weight": 0.1}), ("car_ft", "car_ft", {"context_weight": 1.0})],
+)
+def test_weights_of_the_losses_are_the_papers(paper: str, method: str, settings: dict[str, float]) -> None:
+    for name in (name for name in PAPERS if name.startswith(f"{paper}/")):
+        built = config.resolve(config.read_recipe(name), {}).plan.method_of(method).settings
+        assert {key: built[key] for key in settings} == settings, name
 
 
 def test_every_paper_has_recipes() -> None:

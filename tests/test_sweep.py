@@ -45,6 +45,8 @@ def test_sweep_from_end_to_end(
     given = ("--model", f"local-dir:{tiny_folder}", "--methods", "car_ft", "--seeds", "0", "--alphas", "1", "--out", out)
     code, said = typed(monkeypatch, capsys, "sweep", tiny_root, "--over", "contxt_weight=0,4", *given)
     assert (code, "Did you mean 'context_weight'?" in said, out.exists()) == (2, True, False), said
+    code, said = typed(monkeypatch, capsys, "sweep", tiny_root, "--over", "shots=1,2", "--shots", "4", *given)
+    assert (code, "Leave --shots out" in said, out.exists()) == (2, True, False), said
     code, said = typed(
         monkeypatch, capsys, "sweep", tiny_root, "--over", "context_weight=0,4", *given,
         "--set", "steps=3", "--set", "batch_size=8", "--set", "learning_rate=1e-2", "--set", "keep=last",

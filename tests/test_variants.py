@@ -116,6 +116,19 @@ def test_variant_has_its_methods_overrides_and_its_own_before_them() -> None:
     assert plan.training_of("tp_ft", 0) == FAST
 
 
+def test_name_may_hold_training_settings_which_count_before_all_others() -> None:
+    name = "flyp+batch_size=32+clip_norm=none+frozen_text=true"
+    plan = resolve({"methods": ["flyp", name], "overrides": {"flyp": {"batch_size": 16, "clip_norm": 1.0, "epochs": 3}}}, {}).plan
+    assert plan.training_of(name, 1) == replace(Training(), batch_size=32, clip_norm=None, epochs=3, seed=1)
+    assert plan.training_of("flyp", 0).batch_size == 16
+    method = plan.method_of(name)
+    assert (method.name, method.settings["frozen_text"], "text" in method.trains) == (name, True, False)
+    with pytest.raises(SettingError, match="batch_size is 1; it must be 2 or more"):
+        resolve({}, {}, methods=["flyp+batch_size=1"])
+    with pytest.raises(SettingError, match="batch_size is 'many'; it must be a whole number"):
+        resolve({}, {}, methods=["flyp+batch_size=many"])
+
+
 def test_recipe_may_set_something_for_a_variant_alone() -> None:
     recipe = {"methods": ["car_ft", OWN], "overrides": {OWN: {"epochs": 2}, "car_ft": {"context_weight": 3.0}}}
     plan = resolve(recipe, {"car_ft.learning_rate": 1e-3}).plan

@@ -19,7 +19,8 @@ Name = Annotated[str | None, typer.Argument(help="A data set of the catalogue. W
 def datasets(name: Name = None) -> None:
     """The data sets of the papers that Surefoot opens by their name, where to get them, and how they must lie on disk."""
     if name is None:
-        table = Table(*(Column(title, overflow="fold") for title in COLUMNS), box=box.SIMPLE_HEAD)
+        first, *others = COLUMNS
+        table = Table(Column(first, no_wrap=True), *(Column(title, overflow="fold") for title in others), box=box.SIMPLE_HEAD)
         for cells in rows():
             table.add_row(*map(escape, cells))
         shared.console.print(table)

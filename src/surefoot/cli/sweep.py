@@ -57,6 +57,8 @@ def sweep(
     listed = None if alphas is None else shared.fractions(alphas, "--alphas")
     settings = resolve(data, recipe, set_, **given, alphas=listed)
     key, values = swept(over, settings.plan.tuned, lambda more: resolve(data, recipe, [*(set_ or ()), *more], **given))
+    if key == SHOTS and shots is not None:
+        raise SettingError(f"--over {over} sets the images a class, and so does --shots {shots}. Leave --shots out.")
     job = Job(data=options, model=settings.model, precision=settings.precision, plan=settings.plan, device=device)
     dataset = shared.opened(options)
     swept_parts = (
