@@ -19,12 +19,14 @@ Name = Annotated[str | None, typer.Argument(help="A data set of the catalogue. W
 def datasets(name: Name = None) -> None:
     """The data sets of the papers that Surefoot opens by their name, where to get them, and how they must lie on disk."""
     if name is None:
-        first, *others = COLUMNS
-        table = Table(Column(first, no_wrap=True), *(Column(title, overflow="fold") for title in others), box=box.SIMPLE_HEAD)
+        wide = (COLUMNS[3],)  # the places and sources of one set are shown with its name: they fill no terminal's width
+        table = Table(*(Column(title, no_wrap=title not in wide) for title in COLUMNS[:5]), box=box.SIMPLE_HEAD)
         for cells in rows():
-            table.add_row(*map(escape, cells))
+            table.add_row(*map(escape, cells[:5]))
         shared.console.print(table)
-        _say("* can be left out. What each must look like: surefoot datasets NAME. Whether it is complete: surefoot check NAME --root DIR")
+        _say(
+            "* can be left out. What one must look like, and where to get it: surefoot datasets NAME. Whether it is complete: surefoot check NAME --root DIR"
+        )
         return
     declaration = declared(name)
     _say(f"{declaration.title}. {declaration.paper}.")

@@ -18,7 +18,9 @@ def rows() -> Iterator[tuple[str, ...]]:
 def row(declaration: Declaration) -> tuple[str, ...]:
     """One data set in the order of `COLUMNS`; `*` marks shifts that it can be used without."""
     images = sum(part.images or 0 for part in declaration.parts)
-    first, *others = (part.name.removeprefix("shifts/") + "*" * part.optional for part in declaration.parts if part.name != "test")
+    first, *others = (
+        part.name.removeprefix("shifts/") + "*" * part.optional for part in declaration.parts if part.name not in ("val", "test")
+    )
     shifts = ": ".join([first, ", ".join(others)] if others else [first])
     places = dict.fromkeys(part.place[0] for part in declaration.parts)
     home = f"{declaration.home[0]}/" if declaration.home else ""
