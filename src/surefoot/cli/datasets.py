@@ -24,9 +24,8 @@ def datasets(name: Name = None) -> None:
         for cells in rows():
             table.add_row(*map(escape, cells[:5]))
         shared.console.print(table)
-        _say(
-            "* can be left out. What one must look like, and where to get it: surefoot datasets NAME. Whether it is complete: surefoot check NAME --root DIR"
-        )
+        _say("* can be left out. What one must look like, and where to get it: surefoot datasets NAME.")
+        _say("Whether it is complete: surefoot check NAME --root DIR")
         return
     declaration = declared(name)
     _say(f"{declaration.title}. {declaration.paper}.")
