@@ -226,6 +226,54 @@ def _lists(name: str) -> Callable[[Path], None]:
     return write
 
 
+def _pcam(root: Path) -> None:
+    import h5py
+
+    (root / "pcam").mkdir(parents=True)
+    for split, number in (("train", 24), ("valid", 6), ("test", 6)):
+        stem = root / "pcam" / f"camelyonpatch_level_2_split_{split}"
+        with h5py.File(f"{stem}_x.h5", "w") as file:
+            file["x"] = _array(number)
+        with h5py.File(f"{stem}_y.h5", "w") as file:
+            file["y"] = (np.arange(number) % 2).astype(np.uint8).reshape(-1, 1, 1, 1)
+
+
+def _rendered_sst2(root: Path) -> None:
+    for split in ("train", "valid", "test"):
+        for label in ("negative", "positive"):
+            for one in range(MANY):
+                picture(root / "rendered-sst2" / split / label / f"{one}.png")
+
+
+def _iwildcam(root: Path) -> None:
+    """An image of each of the 182 classes in train, and some in the other splits."""
+    rows = ["split,image_id,filename,y,location_remapped,sequence_remapped,datetime"]
+    for split, every in (("train", 1), ("val", 9), ("test", 7), ("id_val", 11), ("id_test", 8)):
+        for label in range(0, 182, every):
+            number = len(rows) - 1
+            rows.append(f"{split},{number},{number:08x}.jpg,{label},{number % 5},{number % 7},2013-06-05 05:44:19.000")
+            picture(root / "iwildcam_v2.0/train" / f"{number:08x}.jpg")
+    _write(root / "iwildcam_v2.0/metadata.csv", "\n".join(rows) + "\n")
+    _write(root / "iwildcam_v2.0/RELEASE_v2.0.txt", "2.0\n")
+
+
+def _fmow(root: Path) -> None:
+    """Images of the 62 classes in the years of each split, in five regions and in none; the sequestered ones have no file."""
+    labels, countries = declared("fmow").labels, ["USA", "FRA", "CHN", "KEN", "AUS", "XXX"]
+    rows = ["split,img_filename,category,country_code,timestamp"]
+    each = (("seq", 2010, 9), ("train", 2002, 1), ("val", 2010, 3), ("test", 2011, 2), ("val", 2014, 9), ("test", 2016, 2))
+    for split, year, every in each:
+        for number, label in enumerate(labels[::every]):
+            if split != "seq":
+                picture(root / "fmow_v1.1/images" / f"rgb_img_{len(rows) - 1}.png")
+            rows.append(f"{split},{label}_{number}_rgb.jpg,{label},{countries[number % 6]},{year}-05-04T10:20:30Z")
+    regions = ["Americas", "Europe", "Asia", "Africa", "Oceania"]
+    _write(root / "fmow_v1.1/rgb_metadata.csv", "\n".join(rows) + "\n")
+    pairs = [f"{country},{region}" for country, region in zip(countries, regions, strict=False)]
+    _write(root / "fmow_v1.1/country_code_mapping.csv", "\n".join(["alpha-3,region", *pairs]) + "\n")
+    _write(root / "fmow_v1.1/RELEASE_v1.1.txt", "1.1\n")
+
+
 LISTS = ("caltech101", "oxford_pets", "stanford_cars", "flowers102", "food101", "fgvc_aircraft", "sun397", "dtd", "eurosat", "ucf101")
 MAKERS: dict[str, Callable[[Path], None]] = {
     "imagenet": _with_shifts,
@@ -233,6 +281,10 @@ MAKERS: dict[str, Callable[[Path], None]] = {
     "ytbb_robust": _ytbb_robust,
     **{name: _domains(name) for name in ("pacs", "vlcs", "office_home", "terra_incognita", "domainnet", "domainnet_real")},
     **{name: _lists(name) for name in LISTS},
+    "pcam": _pcam,
+    "rendered_sst2": _rendered_sst2,
+    "iwildcam": _iwildcam,
+    "fmow": _fmow,
     "cifar10": _cifar10,
     "cifar100": _cifar("cifar-100-python", {"train": 4, "test": 1}, ("meta", "fine_label_names"), "fine_labels", "cifar100"),
 }

@@ -73,7 +73,7 @@ def test_every_set_opens_from_its_official_layout(name: str, opened: Open) -> No
         assert len(split) and all(path.is_file() for path in split.paths)
         assert max(split.labels) < len(split.class_names)
     assert len(data.class_names) == (5 if name in fakes.LISTS else catalog.declared(name).classes)
-    assert data.name == name and data.metric == "accuracy"
+    assert data.name == name and data.metric == catalog.declared(name).metric
     assert not any(Path(data.written(path)).is_absolute() for split in data.splits.values() for path in split.paths)
 
 

@@ -22,7 +22,7 @@ _PARTS = ("prediction", "label", "confidence", "group")
 class Answers:
     """What a model answered to the images of one set: class numbers `prediction` and `label` [N], and its `confidence` [N] in 0..1.
 
-    `group` [N] numbers what the data group their images by (a region); None where they do not.
+    `group` [N] numbers what the data group their images by (a region), -1 for an image in none; None where they do not.
     """
 
     prediction: NDArray[np.int32]

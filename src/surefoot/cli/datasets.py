@@ -31,7 +31,7 @@ def datasets(name: Name = None) -> None:
     _say(f"{declaration.title}. {declaration.paper}.")
     for line in tree(declaration):
         _say(f"  {line}")
-    for source in dict.fromkeys(declaration.source_of(part) for part in declaration.splits):
+    for source in declaration.sources:
         _say(f"Get it from: {source}")
     for note in declaration.notes:
         _say(note)

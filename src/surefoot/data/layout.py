@@ -68,7 +68,7 @@ class Split:
         templates: prompts of its own, for unseen classes of another data set; the data set's if empty.
         mapped: for a shift with class names of its own (ObjectNet): row c lists the training classes that count as its class c. Its logit
             is the largest of theirs.
-        groups: empty, or one text for each image, such as its region: accuracy in the worst group is reported.
+        groups: empty, or one text for each image, such as its region, "" where it is in none: accuracy in the worst group is reported.
         border: pixels that are cut off each side of an image before anything else (ObjectNet: 2).
     """
 

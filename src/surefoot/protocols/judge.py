@@ -324,13 +324,13 @@ def of_mapped(logits: Tensor, mapped: Sequence[Sequence[int]]) -> Tensor:
 
 
 def numbered(groups: Sequence[str]) -> NDArray[np.int32]:
-    """A number for each text, in their alphabetical order.
+    """A number for each text, in their alphabetical order; -1 for "", which is no group.
 
     Examples:
-        >>> numbered(["Europe", "Asia", "Europe"])
-        array([1, 0, 1], dtype=int32)
+        >>> numbered(["Europe", "Asia", "", "Europe"])
+        array([ 1,  0, -1,  1], dtype=int32)
     """
-    place = {group: number for number, group in enumerate(sorted(set(groups)))}
+    place = {group: number for number, group in enumerate(sorted(set(groups) - {""}))} | {"": -1}
     return np.array([place[group] for group in groups], dtype=np.int32)
 
 

@@ -55,11 +55,18 @@ class Outcome:
                 "mean_per_class": mean_per_class(given.correct, given.label),
                 "macro_f1": macro_f1(given.prediction, given.label),
                 "ece": expected_calibration_error(given.confidence, given.correct),
-                **({} if given.group is None else {"worst_group": worst_group(given.correct, given.group)}),
+                **_worst_group(given),
             }
             for name, given in self.answers.items()
             if name.startswith(DESCRIBED)
         }
+
+
+def _worst_group(given: Answers) -> dict[str, float]:
+    """{"worst_group": accuracy} over the images that are in a group, if any is."""
+    if given.group is None or not (grouped := given.group >= 0).any():
+        return {}
+    return {"worst_group": worst_group(given.correct[grouped], given.group[grouped])}
 
 
 def members(name: str, sets: Mapping[str, object]) -> list[str]:

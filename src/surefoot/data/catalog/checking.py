@@ -13,6 +13,33 @@ from surefoot.data.layout import listed
 from surefoot.errors import MissingDataError
 
 
+def chosen(declaration: Declaration, root: Path) -> tuple[Declaration, Path]:
+    """The first of a data set's layouts that is under the root, and the folder that holds its parts; its own if none is whole.
+
+    Raises:
+        MissingDataError: no required part of any layout is there.
+    """
+    for one in (declaration, *declaration.layouts):
+        marked = [place for place in _places(one, root) if all((place / mark).is_file() for mark in one.marks)]
+        best = max(marked, key=lambda place: _number(one, place), default=None)
+        if best is not None and _number(one, best):
+            return one, best
+    return declaration, located(declaration, root)
+
+
+def about_layouts(declaration: Declaration, taken: Declaration, place: Path) -> list[Finding]:
+    """Which of several layouts was taken, or that none of them is whole."""
+    if taken.layout:
+        gone = f", for there is no {listed(declaration.marks)}" if declaration.marks else ""
+        text = f"{taken.name} was read as {taken.layout} lays it out{gone}: its splits are the official ones, or made where there are none."
+        return [Finding("note", text)]
+    if not declaration.layouts or all((place / mark).is_file() for mark in declaration.marks):
+        return []
+    places = {one.layout: [_shown(one, name) for name in one.marks or _wanted(one)] for one in declaration.layouts}
+    wanted = "; or ".join(f"as {layout} lays it out, {listed(names)}" for layout, names in places.items())
+    return [Finding("error", f"{declaration.name} can also lie there {wanted}; that was not found either.")]
+
+
 def located(declaration: Declaration, root: Path) -> Path:
     """The folder that holds a data set's parts: the root itself, or one of its homes below.
 
@@ -24,13 +51,23 @@ def located(declaration: Declaration, root: Path) -> Path:
     best = max(_places(declaration, root), key=lambda place: _number(declaration, place))
     if _number(declaration, best):
         return best
-    wanted = [f"{part.place[0]}/" for part in declaration.parts if not part.optional]
+    layouts = (declaration, *declaration.layouts)
+    wanted = " or ".join(listed(_wanted(one) if one is declaration else [_shown(one, name) for name in _wanted(one)]) for one in layouts)
     there = sorted(path.name + "/" * path.is_dir() for path in root.iterdir())
-    near = next((place for place in _near(root) if any(_number(declaration, one) for one in _places(declaration, place))), None)
+    near = next((at for at in _near(root) if any(_number(one, place) for one in layouts for place in _places(one, at))), None)
     hint = f"They are in {near}: give --root {near}." if near else f"Get it from: {declaration.source}."
     raise MissingDataError(
-        f"{root} is not where {declaration.name} lies. It holds {listed(there) or 'nothing'}; wanted are {listed(wanted)}. {hint}"
+        f"{root} is not where {declaration.name} lies. It holds {listed(there) or 'nothing'}; wanted are {wanted}. {hint}"
     )
+
+
+def _wanted(declaration: Declaration) -> list[str]:
+    return list(dict.fromkeys(f"{part.place[0]}/" for part in declaration.parts if not part.optional))
+
+
+def _shown(declaration: Declaration, name: str) -> str:
+    """A place with the folder that usually holds it."""
+    return f"{declaration.home[0]}/{name}" if declaration.home else name
 
 
 def _places(declaration: Declaration, root: Path) -> list[Path]:

@@ -73,6 +73,11 @@ class Declaration:
         package: what must be installed to read it, and
         extra: the extra of Surefoot that brings it.
         notes: what somebody who compares with the papers should know.
+        names: what the classes are called, in their order, where the data only number them.
+        marks: files that only this layout has, below the folder that holds its parts.
+        layout: who lays the data out in this way, of one of `layouts`.
+        layouts: other layouts that people have, in the order in which they are looked for; in the file [layouts.NAME], where every key that
+            is not given is that of the data set.
     """
 
     name: str
@@ -93,6 +98,10 @@ class Declaration:
     package: str = ""
     extra: str = ""
     notes: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
+    layout: str = ""
+    layouts: tuple[Declaration, ...] = ()
 
     @property
     def splits(self) -> tuple[Part, ...]:
@@ -105,6 +114,12 @@ class Declaration:
     def source_of(self, part: Part) -> str:
         """Where people get a part."""
         return part.source or self.source
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """Where people get the parts of any layout."""
+        every = [one.source_of(part) for one in (self, *self.layouts) for part in one.parts]
+        return tuple(dict.fromkeys(every))
 
 
 def names() -> list[str]:
@@ -135,6 +150,16 @@ def read_declaration(path: Path) -> Declaration:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DataError(f"{path} is not valid TOML: {error}. Write it as the head of surefoot.data.catalog shows.") from error
+    others = table.pop("layouts", {})
+    if not isinstance(others, dict) or not all(isinstance(own, dict) for own in others.values()):
+        raise DataError(f"{path}: layouts is {others!r}. Write a table for each other layout, such as [layouts.torchvision].")
+    common = {key: value for key, value in table.items() if key not in ("parts", "marks")}
+    layouts = [_declaration(path, {**common, **own, "layout": name}) for name, own in others.items()]
+    return _declaration(path, {**table, "layouts": layouts})
+
+
+def _declaration(path: Path, table: dict[str, Any]) -> Declaration:
+    """The declaration of one layout."""
     parts = table.pop("parts", {})
     if not isinstance(parts, dict) or not parts:
         raise DataError(f"{path} declares no parts. Write a table for each split, such as [parts.train].")
@@ -170,11 +195,11 @@ def _checked(path: Path, what: str, kind: type, table: Mapping[str, Any]) -> dic
 
 
 def _fits(value: object, kind: str) -> bool:
-    kinds = {"str": str, "int": int, "float": float, "bool": bool, "tuple[str, ...]": tuple, "tuple[Part, ...]": tuple}
+    kinds = {"str": str, "int": int, "float": float, "bool": bool} | {f"tuple[{one}, ...]": tuple for one in ("str", "Part", "Declaration")}
     if kind.startswith("Mapping"):
         return isinstance(value, dict) and ("Any" in kind or all(isinstance(own, str) for own in value.values()))
     wanted = tuple(kinds[one] for one in kind.split(" | ") if one != "None")
-    if isinstance(value, tuple) and "Part" not in kind and not all(isinstance(one, str) for one in value):
+    if isinstance(value, tuple) and "str" in kind and not all(isinstance(one, str) for one in value):
         return False
     return isinstance(value, wanted) and (not isinstance(value, bool) or bool in wanted)
 
@@ -186,6 +211,8 @@ def _consistent(path: Path, made: Declaration) -> Declaration:
         problems.append(str(unknown_name("metric", made.metric, METRICS)))
     if isinstance(made.labels, tuple) and made.labels and len(set(made.labels)) != made.classes:
         problems.append(f"labels names {len(set(made.labels))} folders, and classes is {made.classes}.")
+    if made.names and len(made.names) != made.classes:
+        problems.append(f"names holds {len(made.names)} names, and classes is {made.classes}.")
     if made.id_context is not None and made.id_context not in made.contexts:
         problems.append(f"id_context is '{made.id_context}', which [contexts] does not hold.")
     if bool(made.package) != bool(made.extra):

@@ -22,17 +22,28 @@ def row(declaration: Declaration) -> tuple[str, ...]:
         part.name.removeprefix("shifts/") + "*" * part.optional for part in declaration.parts if part.name not in ("val", "test")
     )
     shifts = ": ".join([first, ", ".join(others)] if others else [first])
-    places = dict.fromkeys(part.place[0] for part in declaration.parts)
-    home = f"{declaration.home[0]}/" if declaration.home else ""
-    lies = home + (f"{{{','.join(places)}}}" if home or len(places) > 1 else next(iter(places)))
+    lies = " or ".join(dict.fromkeys(_lies(one) for one in (declaration, *declaration.layouts)))
     return (
         declaration.name, str(declaration.classes), f"{images:,}", shifts, declaration.metric.replace("_", " "), lies,
         declaration.source,
     )  # fmt: skip
 
 
+def _lies(declaration: Declaration) -> str:
+    places = dict.fromkeys(part.place[0] for part in declaration.parts)
+    home = f"{declaration.home[0]}/" if declaration.home else ""
+    return home + (f"{{{','.join(places)}}}" if home or len(places) > 1 else next(iter(places)))
+
+
 def tree(declaration: Declaration) -> list[str]:
-    """What must lie below the root, part by part."""
+    """What must lie below the root, part by part, in each layout that people have."""
+    lines = _parts(declaration)
+    for other in declaration.layouts:
+        lines += [f"or, as {other.layout} lays it out:", *_parts(other)]
+    return lines
+
+
+def _parts(declaration: Declaration) -> list[str]:
     home = f"{declaration.home[0]}/" if declaration.home else ""
     return [f"ROOT/{home}{part.place[0]}/{part.holds}  {_about(declaration, part)}" for part in declaration.splits]
 

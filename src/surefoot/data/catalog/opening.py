@@ -7,7 +7,7 @@ from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from surefoot.data.catalog.checking import compared, located
+from surefoot.data.catalog.checking import about_layouts, chosen, compared
 from surefoot.data.catalog.declaration import Declaration, declared
 from surefoot.data.catalog.loaders import LOADERS, Found
 from surefoot.data.findings import LEVELS, Finding
@@ -45,11 +45,13 @@ def check(name: str, root: Path) -> list[Finding]:
 
 def look(declaration: Declaration, root: Path) -> Found:
     """What is on disk of a data set, with all findings, errors first."""
-    require(declaration)
-    if declaration.loader not in LOADERS:
-        raise unknown_name(f"loader of {declaration.name}", declaration.loader, LOADERS)
-    found = LOADERS[declaration.loader](declaration, located(declaration, Path(root).expanduser()))
-    findings = [*found.findings, *compared(declaration, found), *(Finding("note", note) for note in declaration.notes)]
+    taken, place = chosen(declaration, Path(root).expanduser())
+    require(taken)
+    if taken.loader not in LOADERS:
+        raise unknown_name(f"loader of {taken.name}", taken.loader, LOADERS)
+    found = LOADERS[taken.loader](taken, place)
+    findings = [*found.findings, *about_layouts(declaration, taken, place), *compared(taken, found)]
+    findings += [Finding("note", note) for note in taken.notes]
     return replace(found, findings=tuple(sorted(findings, key=lambda finding: LEVELS.index(finding.level))))
 
 

@@ -4,8 +4,11 @@ from surefoot.data.catalog.loaders.arrays import load_arrays
 from surefoot.data.catalog.loaders.coop import load_lists
 from surefoot.data.catalog.loaders.folders import load_domains, load_folders
 from surefoot.data.catalog.loaders.found import Classes, Found, Loader
+from surefoot.data.catalog.loaders.wild import load_wilds
 
-LOADERS: dict[str, Loader] = {"folders": load_folders, "domains": load_domains, "arrays": load_arrays, "lists": load_lists}
+LOADERS: dict[str, Loader] = {
+    "folders": load_folders, "domains": load_domains, "arrays": load_arrays, "lists": load_lists, "wilds": load_wilds,
+}  # fmt: skip
 """By a declaration's `loader`."""
 
 __all__ = ["LOADERS", "Classes", "Found", "Loader"]

@@ -1,4 +1,4 @@
-"""Pictures that are published as arrays: CIFAR's pickles, read by torchvision, and NumPy's .npy and .npz files, never unpickled.
+"""Pictures that are published as arrays: CIFAR's pickles, read by torchvision, NumPy's .npy and .npz files, never unpickled, and HDF5.
 
 They are written once, without loss, as PNG files into class folders in the user's cache, named by the digest of the arrays, and opened
 from there like any other data.
@@ -7,6 +7,7 @@ from there like any other data.
 from __future__ import annotations
 
 import hashlib
+import logging
 import shutil
 import tempfile
 import zipfile
@@ -20,13 +21,20 @@ from PIL import Image
 
 from surefoot.data.catalog.declaration import Declaration, Part
 from surefoot.data.catalog.loaders.found import Classes, Found, classes_of, missing, place_of, without_images
+from surefoot.data.catalog.loaders.stored import Stored
+from surefoot.data.digest import digests
 from surefoot.data.embedded import cache_folder
 from surefoot.data.findings import Finding
 from surefoot.data.layout import Split, listed
 from surefoot.errors import DataError, MissingDataError, unknown_name
 
-Pictures = tuple[NDArray[np.uint8], NDArray[np.int64]]
+log = logging.getLogger(__name__)
+
+Images = NDArray[np.uint8] | Stored
+"""[N, H, W, 3], in memory or in a file."""
+Pictures = tuple[Images, NDArray[np.int64]]
 """Images [N, H, W, 3] and class numbers [N]."""
+CHUNK = 1024  # images in memory at a time
 
 
 def load_arrays(declaration: Declaration, root: Path) -> Found:
@@ -52,7 +60,7 @@ def load_arrays(declaration: Declaration, root: Path) -> Found:
     return Found(cache, classes, splits, tuple(findings))
 
 
-def written(images: NDArray[np.uint8], label: NDArray[np.int64], labels: Sequence[str], cache: Path, name: str) -> list[Path]:
+def written(images: Images, label: NDArray[np.int64], labels: Sequence[str], cache: Path, name: str) -> list[Path]:
     """The pictures as PNG files in class folders, class by class; written now if they were not yet, whole or not at all.
 
     Args:
@@ -63,17 +71,19 @@ def written(images: NDArray[np.uint8], label: NDArray[np.int64], labels: Sequenc
         name: what it begins with.
     """
     digest = hashlib.sha256(repr((images.shape, tuple(labels))).encode())
-    digest.update(np.ascontiguousarray(images).tobytes())
+    digest.update(digests([images.path])[0].encode() if isinstance(images, Stored) else np.ascontiguousarray(images).tobytes())
     digest.update(np.ascontiguousarray(label).tobytes())
     target = cache / f"{name.replace('/', '-')}-{digest.hexdigest()[:12]}"
     if not target.is_dir():
         target.parent.mkdir(parents=True, exist_ok=True)
+        log.info("Writing %d pictures into %s, once.", len(label), target)
         partial = Path(tempfile.mkdtemp(prefix=f"{target.name}.part-", dir=target.parent))
         try:
-            for row, image in enumerate(images):
-                path = partial / _file(labels, label, row)
-                path.parent.mkdir(exist_ok=True)
-                Image.fromarray(image).save(path, compress_level=1)
+            for start in range(0, len(label), CHUNK):
+                for row, image in enumerate(images[start : start + CHUNK], start):
+                    path = partial / _file(labels, label, row)
+                    path.parent.mkdir(exist_ok=True)
+                    Image.fromarray(image).save(path, compress_level=1)
             partial.rename(target)
         except OSError:
             if not target.is_dir():  # else another process was faster
@@ -90,7 +100,7 @@ def _file(labels: Sequence[str], label: NDArray[np.int64], row: int) -> str:
 def _checked(pictures: Pictures, num_classes: int) -> Pictures:
     """The pictures themselves, if they are colour pictures with a class each."""
     images, label = pictures
-    if images.dtype != np.uint8 or images.ndim != 4 or images.shape[-1] != 3 or label.shape != images.shape[:1] or not len(label):
+    if images.dtype != np.uint8 or len(images.shape) != 4 or images.shape[-1] != 3 or label.shape != images.shape[:1] or not len(label):
         raise DataError(f"It holds {images.dtype} images of the shape {images.shape} and labels of the shape {label.shape}.")
     if label.min() < 0 or label.max() >= num_classes:
         raise DataError(f"It holds classes {label.min()} to {label.max()}, not 0 to {num_classes - 1}.")
@@ -140,5 +150,11 @@ def _array(path: Path, key: str | None = None) -> NDArray[Any]:
         raise DataError(f"{path} cannot be read as NumPy's arrays ({error}).") from error
 
 
-READINGS: dict[str, Callable[[Part, Path, Classes], Pictures]] = {"cifar": _cifar, "npy": _npy, "npz": _npz}
+def _h5(part: Part, place: Path, _: Classes) -> Pictures:
+    """Two HDF5 files, as PatchCamelyon's: the images under "x", read piece by piece, and their class numbers under "y"."""
+    y = Stored.open(place / part.options["labels"], "y")
+    return Stored.open(place / part.options["images"], "x"), y[:].reshape(-1)
+
+
+READINGS: dict[str, Callable[[Part, Path, Classes], Pictures]] = {"cifar": _cifar, "npy": _npy, "npz": _npz, "h5": _h5}
 """How a part's arrays are read, by its declaration's `reading`."""

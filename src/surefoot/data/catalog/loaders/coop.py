@@ -1,19 +1,18 @@
-"""Data sets with published lists of their images: CoOp's split_zhou files, and the lists of FGVC-Aircraft, whose splits are official."""
+"""Data sets with published lists of their images: CoOp's split_zhou files, and the official lists that torchvision reads too."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path, PurePosixPath
+from collections.abc import Callable, Iterable
+from pathlib import Path
 
 from surefoot.data.catalog.declaration import Declaration, Part
-from surefoot.data.catalog.loaders.found import Classes, Found, missing, place_of, without_images
+from surefoot.data.catalog.loaders import official
+from surefoot.data.catalog.loaders.found import Classes, Found, missing, not_there, place_of, without_images
+from surefoot.data.catalog.loaders.official import Listed, inside, read
 from surefoot.data.findings import Finding
-from surefoot.data.layout import Split, listed
-from surefoot.errors import DataError, MissingDataError
-
-Listed = Mapping[str, list[tuple[str, int]]]
-"""{split: (path below the images' folder, class number) of each image}."""
+from surefoot.data.layout import Split
+from surefoot.errors import DataError, MissingDataError, unknown_name
 
 
 def load_lists(declaration: Declaration, root: Path) -> Found:
@@ -26,12 +25,14 @@ def load_lists(declaration: Declaration, root: Path) -> Found:
     if gone := [missing(declaration, root, part) for part in declaration.parts if place_of(root, part) is None]:
         return Found(root, Classes((), ()), splits, tuple(gone))
     first = declaration.parts[0]
+    if first.reading not in LISTS:
+        raise unknown_name(f"reading of {declaration.name}", first.reading, LISTS)
     try:
         labels, images = LISTS[first.reading](root, first)
+        classes = _classes(declaration, labels, images)
     except (DataError, MissingDataError) as error:
         text = f"{error} Get it from: {declaration.source}."
         return Found(root, Classes((), ()), splits, (Finding("error", text),))
-    classes = Classes(labels, tuple(declaration.class_names.get(label, label.replace("_", " ")) for label in labels))
     findings: list[Finding] = []
     for part in declaration.parts:
         base = root / part.options["base"] if "base" in part.options else place_of(root, part)
@@ -41,19 +42,27 @@ def load_lists(declaration: Declaration, root: Path) -> Found:
     return Found(root, classes, splits, tuple(findings))
 
 
+def _classes(declaration: Declaration, labels: tuple[str, ...], images: Listed) -> Classes:
+    """The classes that a list names, or that the declaration names where the list only numbers them."""
+    if declaration.names:
+        labels = tuple(str(number) for number in range(len(declaration.names)))
+    most = max((label for rows in images.values() for _, label in rows), default=0)
+    if most >= len(labels) or any(label < 0 for rows in images.values() for _, label in rows):
+        raise DataError(f"The lists number classes up to {most}, and {declaration.name} has {len(labels)} from 0 on.")
+    called = tuple(declaration.class_names.get(label, label.replace("_", " ")) for label in labels)
+    return Classes(labels, declaration.names or called)
+
+
 def _split(part: Part, base: Path, images: Iterable[tuple[str, int]], classes: Classes) -> tuple[Split, list[Finding]]:
     found = [(base / name, label) for name, label in images]
     split = Split(part.name, tuple(path for path, _ in found), tuple(label for _, label in found), classes.names)
-    if gone := [path for path in split.paths if not path.is_file()]:
-        text = f"{part.name}: {len(gone):,} of {len(found):,} listed images are not there: {listed(gone, 3)}."
-        return split, [Finding("error", f"{text} A half-extracted archive? Unpack it again.")]
-    return split, without_images(part, split, range(len(classes.labels)), classes.names)
+    return split, not_there(part, split.paths) or without_images(part, split, range(len(classes.labels)), classes.names)
 
 
 def _zhou(root: Path, part: Part) -> tuple[tuple[str, ...], Listed]:
     """{"train" | "val" | "test": [[path, class number, class name], ...]}."""
     path = root / part.options["list"]
-    text = _read(path)
+    text = read(path)
     try:
         table = json.loads(text)
         images = {name: [(str(place), int(label)) for place, label, _ in rows] for name, rows in table.items()}
@@ -62,40 +71,8 @@ def _zhou(root: Path, part: Part) -> tuple[tuple[str, ...], Listed]:
         raise DataError(f"{path} is not a list of [path, class number, class name] for train, val and test ({error}).") from error
     if sorted(label for label, _ in named) != list(range(len(named))):
         raise DataError(f"{path} does not give each class number from 0 on one name.")
-    return tuple(called for _, called in sorted(named)), _inside(path, images)
+    return tuple(called for _, called in sorted(named)), inside(path, images)
 
 
-def _variants(root: Path, part: Part) -> tuple[tuple[str, ...], Listed]:
-    """variants.txt, and images_variant_{train,val,test}.txt with a number and a variant a line."""
-    labels = tuple(line.strip() for line in _read(root / "variants.txt").splitlines() if line.strip())
-    row = {label: number for number, label in enumerate(labels)}
-    images: dict[str, list[tuple[str, int]]] = {}
-    for name in ("train", "val", "test"):
-        path = root / f"images_variant_{name}.txt"
-        pairs = [line.strip().partition(" ") for line in _read(path).splitlines() if line.strip()]
-        if strange := [variant for _, _, variant in pairs if variant not in row]:
-            raise DataError(f"{path} names variants that variants.txt does not: {listed(sorted(set(strange)))}.")
-        images[name] = [(f"{number}.jpg", row[variant]) for number, _, variant in pairs]
-    return labels, _inside(root, images)
-
-
-def _read(path: Path) -> str:
-    if not path.is_file():
-        raise MissingDataError(f"There is no file {path}.")
-    try:
-        return path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error}).") from error
-
-
-def _inside(path: Path, images: Listed) -> Listed:
-    """The images themselves, if none lies outside the folder that the list is for."""
-    for rows in images.values():
-        for name, _ in rows:
-            if PurePosixPath(name).is_absolute() or ".." in PurePosixPath(name).parts or "\\" in name:
-                raise DataError(f"{path} names an image outside its folder: {name}. Get the list anew.")
-    return images
-
-
-LISTS: dict[str, Callable[[Path, Part], tuple[tuple[str, ...], Listed]]] = {"zhou": _zhou, "variants": _variants}
+LISTS: dict[str, Callable[[Path, Part], tuple[tuple[str, ...], Listed]]] = {"zhou": _zhou, **official.LISTS}
 """How a list is read, by the `reading` of the first part."""

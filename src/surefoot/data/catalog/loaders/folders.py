@@ -55,11 +55,12 @@ def _level(part: Part) -> str:
 
 
 def class_folders(part: Part, place: Path, classes: Classes) -> tuple[Split, list[Finding]]:
-    """<class>/* in any depth. The option `subset` names the classes of ImageNet that must be there."""
+    """<class>/* in any depth. Options: `subset`, the classes of ImageNet that must be there; `without`, folders that are no classes."""
     chosen = imagenet.subset(part.options["subset"]) if "subset" in part.options else range(len(classes.labels))
     row = classes.row
-    folders = [(row[folder.name], folder) for folder in folders_in(place) if folder.name in row]
-    return _collected(part, place, classes, folders, chosen, strange=[f.name for f in folders_in(place) if f.name not in row])
+    there = [folder for folder in folders_in(place) if folder.name not in part.options.get("without", ())]
+    folders = [(row[folder.name], folder) for folder in there if folder.name in row]
+    return _collected(part, place, classes, folders, chosen, strange=[folder.name for folder in there if folder.name not in row])
 
 
 def numbered(part: Part, place: Path, classes: Classes) -> tuple[Split, list[Finding]]:

@@ -85,6 +85,14 @@ def images_in(folder: Path) -> Iterator[Path]:
     yield from sorted(below, key=lambda path: path.parts)
 
 
+def not_there(part: Part, paths: Sequence[Path]) -> list[Finding]:
+    """That some of the images that a published list names are not on disk."""
+    if not (gone := [path for path in paths if not path.is_file()]):
+        return []
+    text = f"{part.name}: {len(gone):,} of {len(paths):,} listed images are not there: {listed(gone, 3)}."
+    return [Finding("error", f"{text} A half-extracted archive? Unpack it again.")]
+
+
 def without_images(part: Part, split: Split, expected: Sequence[int], names: Sequence[str]) -> list[Finding]:
     """That some of the classes that the part must hold have no image there.
 
