@@ -85,7 +85,7 @@ class Steps:
         forward = Forward(self.model, self.head, batch, self.moved, None, self.reference)
         loss = self.stage.objective.total(self.stage.objective.values(forward))
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        forward.backward(loss)
         self.optimizer.step()
         return loss.item()
 

@@ -319,9 +319,7 @@ def test_cross_entropies_by_loops(name: str, smoothing: float, tau: float, tiny_
 
 def test_prior_is_the_share_of_the_training_images(tiny_model: ImageTextModel, tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     priors: list[Tensor] = []
-    monkeypatch.setattr(
-        loop, "Forward", lambda model, head, batch, moved, prior, _: (priors.append(prior), Forward(model, head, batch, moved, prior))[1]
-    )
+    monkeypatch.setattr(loop, "Forward", lambda *given, **named: (priors.append(given[4]), Forward(*given, **named))[1])
     fit(get("lp", PROBE), tiny_model, unequal(tiny_data, (8, 6, 2)), replace(SHORT, sampling="balanced"))
     torch.testing.assert_close(priors[0].exp(), torch.tensor([8 / 16, 6 / 16, 2 / 16]))
 

@@ -11,9 +11,11 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
+from surefoot.chunked import Chunks
 from surefoot.errors import SettingError, unknown_name
 from surefoot.heads import LinearHead
 from surefoot.model import ImageTextModel
+from surefoot.precision import kernel_context
 
 GROUPS = ("visual", "text", "logit_scale", "logit_bias", "head")
 _RANGE = re.compile(r"(visual|text)\[-?\d*(:-?\d*)?\]")
@@ -88,6 +90,8 @@ class Forward:
         moved: the trained parameters and where they started, for terms that look at weights.
         log_prior: [K] logarithms of the training classes' shares, for logit adjustment.
         reference: the pre-trained model, for terms that compare with it.
+        chunks: how many images and texts are encoded at a time.
+        frozen_text: g of rows [N] of tokens [T, L], remembered from step to step, where the text tower does not train.
     """
 
     def __init__(
@@ -98,10 +102,14 @@ class Forward:
         moved: Moved | None = None,
         log_prior: Tensor | None = None,
         reference: Reference | None = None,
+        *,
+        chunks: Chunks | None = None,
+        frozen_text: Callable[[Tensor, Tensor], Tensor] | None = None,
     ) -> None:
         self._model, self._head, self.batch = model, head, batch
         self.moved = moved or Moved({}, {})
         self._log_prior, self._reference = log_prior, reference
+        self._chunks, self._frozen_text = chunks or Chunks(), frozen_text
 
     @cached_property
     def image(self) -> Tensor:
@@ -109,13 +117,16 @@ class Forward:
         if self.batch.feature is not None:
             return self.batch.feature
         assert self.batch.image is not None, "a batch holds images or their features"
-        return self._model.encode_image(self.batch.image)
+        return self._encode_image(self.batch.image)
 
     @cached_property
     def anchor_image(self) -> Tensor:
         """f(x) [A, D] of the retrieved images, l2-normalised."""
         assert self.batch.anchor_image is not None, "a method that needs retrieved images is given them"
-        return self._model.encode_image(self.batch.anchor_image)
+        return self._encode_image(self.batch.anchor_image)
+
+    def _encode_image(self, image: Tensor) -> Tensor:
+        return self._chunks.encode(self._model.encode_image, image, trains=self._model.trains("visual"))
 
     @property
     def reference(self) -> Reference:
@@ -127,7 +138,7 @@ class Forward:
     def reference_image(self) -> Tensor:
         """f(x; theta_0) [B, D] of the same (cropped) images, l2-normalised; a constant."""
         assert self.batch.image is not None, "the reference sees the images themselves"
-        return self.reference.image(self.batch.image)
+        return self._chunks.encode(self.reference.image, self.batch.image, trains=False)
 
     def reference_text(self, name: str) -> Tensor:
         """g(t; theta_0) [N, D] of the text field `name`, l2-normalised; a constant."""
@@ -136,13 +147,23 @@ class Forward:
     @cached_property
     def _texts(self) -> dict[str, Tensor]:
         rows = torch.cat(list(self.batch.text.values()))
-        distinct, place = torch.unique(rows, return_inverse=True)
-        features = self._model.encode_text(self.batch.tokens[distinct])[place]
+        if self._frozen_text is not None:
+            features = self._frozen_text(rows, self.batch.tokens)
+        else:
+            distinct, place = torch.unique(rows, return_inverse=True)
+            tokens, trains = self.batch.tokens[distinct], self._model.trains("text")
+            features = self._chunks.encode(self._model.encode_text, tokens, trains=trains)[place]
         return dict(zip(self.batch.text, torch.split(features, [len(r) for r in self.batch.text.values()]), strict=True))
 
     def text(self, name: str) -> Tensor:
         """g(t) [N, D], l2-normalised, of the text field `name`; all fields of a batch are encoded together, each distinct text once."""
         return self._texts[name]
+
+    def backward(self, loss: Tensor) -> None:
+        """Gradients of a loss made from these encodings, in every parameter that trains."""
+        with kernel_context(loss.device):
+            loss.backward()  # type: ignore[no-untyped-call]
+            self._chunks.backward()
 
     @property
     def label(self) -> Tensor:

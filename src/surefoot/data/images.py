@@ -8,9 +8,9 @@ import threading
 import warnings
 import zlib
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
@@ -20,6 +20,7 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
+from surefoot.data.crops import RandomCrop
 from surefoot.data.shards import content, source
 from surefoot.errors import DataError
 
@@ -145,14 +146,23 @@ class Budget:
     """How many bytes of images may be kept in memory, by all `Images` that share it."""
 
     left: int = KEEP_BYTES
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    def take(self, size: int) -> bool:
+        """Whether that many bytes may be kept; they are taken off then."""
+        with self._lock:
+            fits = size <= self.left
+            self.left -= size if fits else 0
+        return fits
 
 
 class Images:
     """The images of some paths, preprocessed on demand.
 
-    Files are read in threads. A fixed transform runs there too; a random one runs in the calling thread, image after image in the order of
-    the rows, so that its draws from torch's generator depend on the seed alone. Preprocessed images are kept while the budget lasts;
-    decoded ones if the transform is random.
+    Files are read and preprocessed in threads. Random numbers are drawn image after image in the order of the rows, from the generator that
+    `batch` is given, so that they depend on its seed alone; a random transform that `crops.RandomCrop` does not know runs in the calling
+    thread and draws from torch's global generator. Preprocessed images are kept while the budget lasts; decoded ones if the transform is
+    random.
 
     Args:
         paths: the files.
@@ -176,15 +186,26 @@ class Images:
         self.paths, self._transform, self._random, self._border = tuple(paths), transform, random, border
         self._budget = budget or Budget()
         self._workers = workers or min(MOST_WORKERS, os.cpu_count() or 1)
+        self._crop = RandomCrop.of(transform) if random else None
         self._decoded: dict[int, Image.Image] = {}
         self._ready: dict[int, Tensor] = {}
 
     def __len__(self) -> int:
         return len(self.paths)
 
-    def batch(self, rows: Sequence[int]) -> Tensor:
-        """The preprocessed images of `rows`, [B, 3, H, W]."""
-        return torch.stack(list(self._drawn(rows) if self._random else self._fixed(rows)))
+    @property
+    def draws_globally(self) -> bool:
+        """Whether preprocessing draws from torch's global generator, whatever generator it is given."""
+        return self._random and self._crop is None
+
+    def batch(self, rows: Sequence[int], generator: torch.Generator | None = None) -> Tensor:
+        """The preprocessed images of `rows`, [B, 3, H, W].
+
+        Args:
+            rows: which of the paths.
+            generator: what random crops are drawn from; torch's global one if None.
+        """
+        return torch.stack(list(self._drawn(rows, generator or torch.default_generator) if self._random else self._fixed(rows)))
 
     def batches(self, size: int) -> Iterator[Tensor]:
         """All images in order, [<= size, 3, H, W] each."""
@@ -196,28 +217,31 @@ class Images:
         results = _ahead(lambda row: self._transform(self._read(row)), fresh, self._workers)
         for row, is_ready in [(row, row in self._ready) for row in rows]:
             result = self._ready[row] if is_ready else next(results)
-            if row not in self._ready and self._fits(result.numel() * result.element_size()):
+            if row not in self._ready and self._budget.take(result.numel() * result.element_size()):
                 self._ready[row] = result
             yield result
 
-    def _drawn(self, rows: Sequence[int]) -> Iterator[Tensor]:
+    def _drawn(self, rows: Sequence[int], generator: torch.Generator) -> Iterator[Tensor]:
+        crop = self._crop
+        if crop is None:
+            yield from map(self._transform, self._images(rows))
+            return
+        drawn = ((image, crop.draw(image, generator)) for image in self._images(rows))
+        yield from _ahead(lambda one: crop.finish(*one), drawn, self._workers)
+
+    def _images(self, rows: Sequence[int]) -> Iterator[Image.Image]:
+        """The decoded images of `rows`, in their order."""
         fresh = [row for row in rows if row not in self._decoded]
         images = _ahead(self._read, fresh, self._workers)
         for row, is_decoded in [(row, row in self._decoded) for row in rows]:
             image = self._decoded[row] if is_decoded else next(images)
-            if row not in self._decoded and self._fits(image.width * image.height * 4):
+            if row not in self._decoded and self._budget.take(image.width * image.height * 4):
                 self._decoded[row] = image
-            yield self._transform(image)
+            yield image
 
     def _read(self, row: int) -> Image.Image:
         image = read_image(self.paths[row])
         return cropped(image, self._border, self.paths[row]) if self._border else image
-
-    def _fits(self, size: int) -> bool:
-        """Whether that many bytes may be kept; they are taken off the budget then."""
-        fits = size <= self._budget.left
-        self._budget.left -= size if fits else 0
-        return fits
 
 
 def cropped(image: Image.Image, border: int, path: Path) -> Image.Image:
@@ -231,16 +255,16 @@ def cropped(image: Image.Image, border: int, path: Path) -> Image.Image:
     return image.crop((border, border, image.width - border, image.height - border))
 
 
-def _ahead(work: Callable[[_Item], _Result], items: Sequence[_Item], workers: int) -> Iterator[_Result]:
+def _ahead(work: Callable[[_Item], _Result], items: Iterable[_Item], workers: int) -> Iterator[_Result]:
     """work(item) of every item in order, computed in threads; at most `workers` results wait, since a photograph fills 50 MB."""
-    if workers < 2 or len(items) < 2:
+    if workers < 2:
         yield from map(work, items)
         return
-    with ThreadPoolExecutor(min(workers, len(items))) as pool:
-        waiting = deque(pool.submit(work, item) for item in items[:workers])
-        for item in items[workers:]:
-            result = waiting.popleft().result()
+    with ThreadPoolExecutor(workers) as pool:
+        waiting: deque[Future[_Result]] = deque()
+        for item in items:
             waiting.append(pool.submit(work, item))
-            yield result
+            if len(waiting) > workers:
+                yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()

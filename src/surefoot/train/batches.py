@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from surefoot.data.layout import Dataset
 from surefoot.model import ImageTextModel
 from surefoot.objective import Batch
 from surefoot.prompts import PromptTable
+from surefoot.train.prefetch import prefetched
 from surefoot.train.settings import Training
 
 SUPPLIED = frozenset({"image", "label", "prompt", "first_prompt", "class_prompt", "first_class_prompt", "start", "reference"})
@@ -29,8 +31,8 @@ def batches(
     needs: Collection[str] = ("image", "label", "prompt"),
     pair_images: Images | None = None,
     begin: int = 0,
-) -> Iterator[Batch]:
-    """All batches of a run after step `begin`, in an order and with prompts drawn from the seed.
+) -> Generator[Batch, None, None]:
+    """All batches of a run after step `begin`, in an order and with prompts drawn from the seed; images are read in another thread.
 
     An epoch's last images that fill no batch are left out.
 
@@ -49,19 +51,47 @@ def batches(
     texts = _Texts(dataset, needs)
     tokens = model.tokenize(texts.all).to(device)
     draws = _draws(labels, dataset.split("train").groups, texts.num_templates, training)
-    for rows, seed, template in itertools.islice(draws, begin, training.num_steps(len(labels))):
-        label, pairs = labels[rows], texts.pairs_of(rows)
-        text = {name: found.to(device) for name, found in texts.of(rows, label, template, seed, pairs).items()}
-        if isinstance(source, Tensor):
-            yield Batch(None, label.to(device), text, tokens, feature=source[rows.to(source.device)].to(device))
-            continue
-        with torch.random.fork_rng(devices=[]):  # torchvision's crops draw from the global generator
-            torch.default_generator.manual_seed(seed)
-            image = source.batch(rows.tolist())
-            anchor_image = pair_images.batch(pairs.tolist()).to(device) if pair_images and len(pairs) else None
-            if training.flip:
-                image = mirrored(image)
-        yield Batch(image.to(device), label.to(device), text, tokens, anchor_image=anchor_image)
+    steps = itertools.islice(draws, begin, training.num_steps(len(labels)))
+    if isinstance(source, Tensor):
+        for rows, seed, template in steps:
+            text = _on(device, texts.of(rows, labels[rows], template, seed, texts.pairs_of(rows)))
+            yield Batch(None, labels[rows].to(device), text, tokens, feature=source[rows.to(source.device)].to(device))
+        return
+
+    def made() -> Generator[tuple[Tensor, Mapping[str, Tensor], Tensor, Tensor | None], None, None]:
+        for rows, seed, template in steps:
+            pairs = texts.pairs_of(rows)
+            text = texts.of(rows, labels[rows], template, seed, pairs)
+            wanted = {"image": (source, rows)} | ({"anchor": (pair_images, pairs)} if pair_images and len(pairs) else {})
+            found = _images(wanted, seed, flip=training.flip)
+            if device.type == "cuda":
+                found = {name: image.pin_memory() for name, image in found.items()}
+            yield labels[rows], text, found["image"], found.get("anchor")
+
+    alone = source.draws_globally or bool(pair_images and pair_images.draws_globally)
+    with contextlib.closing(made() if alone else prefetched(made())) as ready:
+        for label, rows_of, image, anchor in ready:
+            anchor_image = None if anchor is None else anchor.to(device, non_blocking=True)
+            yield Batch(image.to(device, non_blocking=True), label.to(device), _on(device, rows_of), tokens, anchor_image=anchor_image)
+
+
+def _on(device: torch.device, text: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: rows.to(device) for name, rows in text.items()}
+
+
+def _images(wanted: Mapping[str, tuple[Images, Tensor]], seed: int, *, flip: bool) -> dict[str, Tensor]:
+    """{name: images}, drawn one set after the other from the seed, then perhaps the mirroring of "image"."""
+    generator = torch.Generator().manual_seed(seed)
+    if any(images.draws_globally for images, _ in wanted.values()):
+        with torch.random.fork_rng(devices=[]):
+            generator = torch.default_generator.manual_seed(seed)
+            return _drawn(wanted, generator, flip=flip)
+    return _drawn(wanted, generator, flip=flip)
+
+
+def _drawn(wanted: Mapping[str, tuple[Images, Tensor]], generator: torch.Generator, *, flip: bool) -> dict[str, Tensor]:
+    found = {name: images.batch(rows.tolist(), generator) for name, (images, rows) in wanted.items()}
+    return {**found, "image": mirrored(found["image"], generator)} if flip else found
 
 
 class _Texts:
@@ -112,9 +142,9 @@ def seed_dropout(seed: int, device: torch.device) -> None:
         torch.mps.manual_seed(seed)
 
 
-def mirrored(image: Tensor) -> Tensor:
-    """Images [B, 3, H, W], each turned left to right with probability one half, drawn from torch's global generator."""
-    turned = torch.rand(len(image)) < 0.5
+def mirrored(image: Tensor, generator: torch.Generator) -> Tensor:
+    """Images [B, 3, H, W], each turned left to right with probability one half."""
+    turned = torch.rand(len(image), generator=generator) < 0.5
     return torch.where(turned[:, None, None, None], image.flip(-1), image)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import math
 import time
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from surefoot import adapters
+from surefoot.chunked import Chunks
 from surefoot.data.images import Budget, Images
 from surefoot.data.layout import Dataset
 from surefoot.errors import TrainingError
@@ -31,6 +33,7 @@ from surefoot.train.preflight import preflight
 from surefoot.train.reference import CONTEXTS, FrozenReference
 from surefoot.train.settings import Step, Training, settings_of
 from surefoot.train.state import State, pack, part, start_state, text_head
+from surefoot.train.texts import EncodedOnce
 from surefoot.train.validate import Validation, encode_all
 
 CHECKPOINT_SECONDS = 120.0
@@ -186,9 +189,11 @@ class _Run:
             if not stage.groups & TOWERS:
                 self.run_cached(stage)
             else:
+                self.model.set_checkpointing(self.training.checkpointing)
                 moving = select(stage, self.model, self.head, seed=self.training.seed)
                 self.minimise(stage, stage.objective, moving, self.images, resumed=resumed)
         finally:
+            self.model.set_checkpointing(False)
             adapters.fold(self.model.clip)
             self.model.zero_grad(set_to_none=True)
             self.model.eval()
@@ -208,6 +213,12 @@ class _Run:
         train_mode(self.model)
         if self.statistics:
             self.model.clip.get_submodule("visual").train()
+
+    def frozen_texts(self, stage: Stage) -> EncodedOnce | None:
+        """The texts of a tower that stands still and draws nothing; None where it trains, or has dropout."""
+        tower = [module for name, module in self.model.clip.named_modules() if not name.startswith("visual")]
+        draws = any(isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.p > 0 for module in tower)
+        return None if "text" in stage.groups or draws else EncodedOnce(self.model.encode_text)
 
     def start_head(self, stage: Stage) -> None:
         if stage.head == "zero_shot":
@@ -261,16 +272,19 @@ class _Run:
             self.put_back(moving, optimizer)
         total, per_epoch = training.num_steps(len(self.train_paths)), training.per_epoch(len(self.train_paths))
         self.train_mode()
+        texts = self.frozen_texts(stage)
         given, begin = {"needs": stage.needs, "pair_images": self.pair_images}, self.progress.step
-        for batch in batches(self.dataset, source, self.model, training, **given, begin=begin):  # type: ignore[arg-type]
-            self.set_rate(optimizer, training, total)
-            forward = Forward(self.model, self.head, batch, moved, self.log_prior, self.reference)
-            loss = self.step(objective, forward, optimizer, moving, training)
-            self.tell(loss, batch, cached)
-            if self.progress.step % per_epoch == 0 or self.progress.step == total:
-                self.end_epoch(moving, val_features, -(-self.progress.step // per_epoch))
-            if self.path and not cached and time.monotonic() - self.written >= self.checkpoint_seconds:
-                self.save(moving, optimizer)
+        with contextlib.closing(batches(self.dataset, source, self.model, training, **given, begin=begin)) as ready:  # type: ignore[arg-type]
+            for batch in ready:
+                self.set_rate(optimizer, training, total)
+                chunks = Chunks(training.chunk_size)
+                forward = Forward(self.model, self.head, batch, moved, self.log_prior, self.reference, chunks=chunks, frozen_text=texts)
+                loss = self.step(objective, forward, optimizer, moving, training)
+                self.tell(loss, batch, cached)
+                if self.progress.step % per_epoch == 0 or self.progress.step == total:
+                    self.end_epoch(moving, val_features, -(-self.progress.step // per_epoch))
+                if self.path and not cached and time.monotonic() - self.written >= self.checkpoint_seconds:
+                    self.save(moving, optimizer)
         if self.keeper.rule != "last":
             put(self.live(moving), self.keeper.weights[self.keeper.epoch])
         self.model.eval()
@@ -298,7 +312,7 @@ class _Run:
                 f"Lower the learning rate ({training.learning_rate}), or set precision to fp32.{kept}"
             )
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        forward.backward(loss)
         if training.clip_norm is not None:
             torch.nn.utils.clip_grad_norm_(list(moving.named.values()), training.clip_norm)
         optimizer.step()

@@ -14,6 +14,7 @@ from surefoot.model import ImageTextModel
 from surefoot.objective import Stage, group_of
 
 TOWERS = frozenset({"visual", "text"})
+_BATCH_NORM = torch.nn.modules.batchnorm._BatchNorm
 
 
 @dataclass(frozen=True)
@@ -73,5 +74,10 @@ def train_mode(model: ImageTextModel) -> None:
     """Training mode, except BatchNorm: its running statistics stay the pre-trained ones, since interpolating moved ones is wrong."""
     model.train()
     for module in model.modules():
-        if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+        if isinstance(module, _BATCH_NORM):
             module.eval()
+
+
+def has_batch_norm(model: ImageTextModel) -> bool:
+    """Whether the image tower averages over the batch where its BatchNorm layers train."""
+    return any(isinstance(module, _BATCH_NORM) for name, module in model.clip.named_modules() if name.startswith("visual."))

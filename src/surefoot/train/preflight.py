@@ -12,6 +12,7 @@ from surefoot.identity import weights_hash
 from surefoot.model import ImageTextModel
 from surefoot.objective import Method, group_of
 from surefoot.train.batches import CAPTION, PAIRS, SUPPLIED
+from surefoot.train.parameters import has_batch_norm
 from surefoot.train.reference import CONTEXTS, context_templates
 from surefoot.train.settings import Training
 
@@ -33,6 +34,12 @@ def preflight(method: Method, model: ImageTextModel, dataset: Dataset, training:
                 model.fresh_visual(training.seed)
         except (SettingError, ModelError) as error:
             problems.append(str(error))
+    try:
+        model.set_checkpointing(training.checkpointing)
+    except SettingError as error:
+        problems.append(str(error).rstrip("."))
+    if training.chunk_size and any(stage.restart for stage in method.stages) and has_batch_norm(model):
+        problems.append("chunk_size would cut the batches that its BatchNorm layers average over: leave it out")
     if training.sampling == "groups" and not dataset.split("train").groups:
         problems.append("sampling is 'groups', and the training images have none: use 'balanced' or 'shuffled'")
     if not dataset.split("val").paths:

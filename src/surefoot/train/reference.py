@@ -14,6 +14,7 @@ from surefoot.heads import context_weight, prompt_embeddings
 from surefoot.model import ImageTextModel, templates_named
 from surefoot.prompts import PromptTable
 from surefoot.train.state import part
+from surefoot.train.texts import EncodedOnce
 
 CONTEXTS = "contexts:"
 """How the need of a set of context templates begins."""
@@ -33,9 +34,7 @@ class FrozenReference:
     def __init__(self, model: ImageTextModel, start: Mapping[str, Tensor], dataset: Dataset) -> None:
         self._model, self._dataset = model.frozen_copy(), dataset
         self._model.load_weights(part(start, "model"))
-        self._known: Tensor | None = None
-        self._tokens: Tensor | None = None
-        self._features = torch.empty(0)
+        self._texts = EncodedOnce(lambda tokens: self._model.encode_text(tokens))
         self._contexts: dict[str, Tensor] = {}
         self._heads: dict[str, Tensor] = {}
 
@@ -46,19 +45,7 @@ class FrozenReference:
 
     def text(self, rows: Tensor, tokens: Tensor) -> Tensor:
         """g(t; theta_0) [N, D] of the rows [N] of `tokens` [T, L]; they are remembered while these stay the same tensor."""
-        with torch.no_grad():
-            if self._known is None or tokens is not self._tokens:
-                self._tokens = tokens
-                self._known = torch.zeros(len(tokens), dtype=torch.bool, device=tokens.device)
-                self._features = torch.empty(0)
-            wanted = torch.unique(rows)
-            if len(new := wanted[~self._known[wanted]]):
-                features = self._model.encode_text(tokens[new])
-                if not len(self._features):
-                    self._features = features.new_zeros(len(tokens), features.shape[1])
-                self._features[new] = features
-                self._known[new] = True
-            return self._features[rows]
+        return self._texts(rows, tokens)
 
     def contexts(self, templates: str) -> Tensor:
         """W[c, p] [K, P, D] of a set of context templates, named as in `context_templates`."""

@@ -33,6 +33,9 @@ class Training:
         select_by: what ID validation measures, for the kept epoch and for alpha: top-1 "accuracy", "mean_per_class" or "macro_f1".
         keep: which epoch's weights: the "best" on ID validation (the first of equals), the first within "one_standard_error" of the best,
             or the "last".
+        chunk_size: images and texts that a tower encodes at a time, for batches larger than memory: the loss and the gradients are those of
+            the whole batch, at the price of one more forward pass. None: all at once.
+        checkpointing: keep no activations inside the blocks of the towers, and compute them again when they are needed.
         seed: of the order, the crops, the prompts drawn and a random head.
     """
 
@@ -47,6 +50,8 @@ class Training:
     select_by: SelectBy = "accuracy"
     keep: Keep = "best"
     flip: bool = False
+    chunk_size: int | None = None
+    checkpointing: bool = False
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -62,6 +67,7 @@ class Training:
                 ("clip_norm", self.clip_norm, "above 0, or none", self.clip_norm is None or self.clip_norm > 0),
                 ("sampling", self.sampling, _one_of(Sampling), self.sampling in get_args(Sampling)),
                 ("select_by", self.select_by, _one_of(SelectBy), self.select_by in get_args(SelectBy)),
+                ("chunk_size", self.chunk_size, "1 or more, or none", self.chunk_size is None or self.chunk_size >= 1),
                 ("keep", self.keep, _one_of(Keep), self.keep in get_args(Keep)),
             )
             if not good
@@ -102,7 +108,8 @@ def settings_of(method: Method, training: Training, model: ImageTextModel, datas
     """Everything that determines a run besides data and seed, for its record and its hash; the anchors of `dataset` if it uses them."""
     used = {"captions": "caption" in method.needs, "pairs": "anchor_image" in method.needs}
     anchors = dataset.anchors.identity(dataset.written) if dataset and any(used.values()) else {}
-    training_settings = {name: value for name, value in asdict(training).items() if name != "seed" and (name, value) != ("flip", False)}
+    later = {"flip": False, "chunk_size": None, "checkpointing": False}  # said where they are used, so that older records stay the same
+    training_settings = {name: value for name, value in asdict(training).items() if name != "seed" and later.get(name, ...) != value}
     own = {"method": method.name, **method.settings, **{name: value for name, value in anchors.items() if used[name]}}
     return {**own, "model": model.name, "precision": model.precision, **training_settings}
 
