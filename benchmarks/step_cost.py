@@ -39,6 +39,7 @@ from surefoot.methods import METHODS, get
 from surefoot.model import ImageTextModel, load_model, pick_device
 from surefoot.objective import Batch, Forward, Moved, Stage
 from surefoot.train import Training, batches, part, select, start_state
+from surefoot.train.loop import FUSED
 from surefoot.train.parameters import TOWERS, optimizer_groups, train_mode
 from surefoot.train.reference import FrozenReference
 from surefoot.train.validate import encode_all
@@ -70,7 +71,7 @@ class Steps:
         self.known = False
         self.moving = select(self.stage, model, self.head)
         objective = self.stage.objective
-        self.optimizer = torch.optim.AdamW(optimizer_groups(self.moving, objective.penalises, 0.1), lr=1e-5)
+        self.optimizer = torch.optim.AdamW(optimizer_groups(self.moving, objective.penalises, 0.1), lr=1e-5, fused=device.type in FUSED)
         now = {group: list(parameters.values()) for group, parameters in self.moving.groups.items()}
         known = {group: names for group, names in self.moving.groups.items() if group != "head"} if "start" in self.stage.needs else {}
         self.moved = Moved(now, {group: [start[name].to(device) for name in names] for group, names in known.items()})

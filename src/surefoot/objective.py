@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from surefoot.chunked import Chunks
+from surefoot.clock import Clock
 from surefoot.errors import SettingError, unknown_name
 from surefoot.heads import LinearHead
 from surefoot.model import ImageTextModel
@@ -92,6 +93,7 @@ class Forward:
         reference: the pre-trained model, for terms that compare with it.
         chunks: how many images and texts are encoded at a time.
         frozen_text: g of rows [N] of tokens [T, L], remembered from step to step, where the text tower does not train.
+        clock: measures what the towers take.
     """
 
     def __init__(
@@ -105,11 +107,12 @@ class Forward:
         *,
         chunks: Chunks | None = None,
         frozen_text: Callable[[Tensor, Tensor], Tensor] | None = None,
+        clock: Clock | None = None,
     ) -> None:
         self._model, self._head, self.batch = model, head, batch
         self.moved = moved or Moved({}, {})
         self._log_prior, self._reference = log_prior, reference
-        self._chunks, self._frozen_text = chunks or Chunks(), frozen_text
+        self._chunks, self._frozen_text, self._clock = chunks or Chunks(), frozen_text, clock or Clock()
 
     @cached_property
     def image(self) -> Tensor:
@@ -126,7 +129,8 @@ class Forward:
         return self._encode_image(self.batch.anchor_image)
 
     def _encode_image(self, image: Tensor) -> Tensor:
-        return self._chunks.encode(self._model.encode_image, image, trains=self._model.trains("visual"))
+        with self._clock("image tower"):
+            return self._chunks.encode(self._model.encode_image, image, trains=self._model.trains("visual"))
 
     @property
     def reference(self) -> Reference:
@@ -138,21 +142,24 @@ class Forward:
     def reference_image(self) -> Tensor:
         """f(x; theta_0) [B, D] of the same (cropped) images, l2-normalised; a constant."""
         assert self.batch.image is not None, "the reference sees the images themselves"
-        return self._chunks.encode(self.reference.image, self.batch.image, trains=False)
+        with self._clock("reference"):
+            return self._chunks.encode(self.reference.image, self.batch.image, trains=False)
 
     def reference_text(self, name: str) -> Tensor:
         """g(t; theta_0) [N, D] of the text field `name`, l2-normalised; a constant."""
-        return self.reference.text(self.batch.text[name], self.batch.tokens)
+        with self._clock("reference"):
+            return self.reference.text(self.batch.text[name], self.batch.tokens)
 
     @cached_property
     def _texts(self) -> dict[str, Tensor]:
         rows = torch.cat(list(self.batch.text.values()))
-        if self._frozen_text is not None:
-            features = self._frozen_text(rows, self.batch.tokens)
-        else:
-            distinct, place = torch.unique(rows, return_inverse=True)
-            tokens, trains = self.batch.tokens[distinct], self._model.trains("text")
-            features = self._chunks.encode(self._model.encode_text, tokens, trains=trains)[place]
+        with self._clock("text tower"):
+            if self._frozen_text is not None:
+                features = self._frozen_text(rows, self.batch.tokens)
+            else:
+                distinct, place = torch.unique(rows, return_inverse=True)
+                tokens, trains = self.batch.tokens[distinct], self._model.trains("text")
+                features = self._chunks.encode(self._model.encode_text, tokens, trains=trains)[place]
         return dict(zip(self.batch.text, torch.split(features, [len(r) for r in self.batch.text.values()]), strict=True))
 
     def text(self, name: str) -> Tensor:

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
+from surefoot.cli.bench import bench
 from surefoot.cli.caption import caption
 from surefoot.cli.check import check
 from surefoot.cli.compare import compare
@@ -61,6 +62,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     diff: "surefoot diff runs/iconshift:flyp@val runs/iconshift:tp_ft@val --on test,avg_shifts",
     soup: "surefoot soup runs/iconshift:car_ft --greedy --out runs/soup",
     methods: "surefoot methods l2_sp",
+    bench: "surefoot bench photos --method flyp --set batch_size=64",
     report: "surefoot report runs/iconshift",
     recipes: "surefoot recipes flyp/imagenet",
     sweep: "surefoot sweep iconshift --methods car_ft --over context_weight=0,0.5,1,2,5 --out runs/sweep",

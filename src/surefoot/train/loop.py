@@ -17,6 +17,7 @@ from torch.nn import functional as F
 
 from surefoot import adapters
 from surefoot.chunked import Chunks
+from surefoot.clock import Clock
 from surefoot.data.images import Budget, Images
 from surefoot.data.layout import Dataset
 from surefoot.errors import TrainingError
@@ -37,6 +38,8 @@ from surefoot.train.texts import EncodedOnce
 from surefoot.train.validate import Validation, encode_all
 
 CHECKPOINT_SECONDS = 120.0
+FUSED = ("cpu", "cuda", "mps", "xpu")
+"""Devices on which AdamW's update of all weights is one kernel."""
 OnEpoch = Callable[[int, Callable[[], State]], None]
 
 
@@ -74,6 +77,7 @@ def fit(
     on_epoch: OnEpoch | None = None,
     resume: Path | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
+    clock: Clock | None = None,
 ) -> Fitted:
     """Train `method` from the model's current weights; leaves the model as it ends.
 
@@ -90,13 +94,14 @@ def fit(
             resume not again for epochs before the checkpoint. Of a stage with candidates it hears of the chosen one alone.
         resume: a checkpoint file, written now and then; a run of the same settings that stands there goes on, to bit-identical weights.
         checkpoint_seconds: the least time between two checkpoints.
+        clock: measures the parts of every step.
 
     Raises:
         SettingError: method, model, data and settings do not fit.
         TrainingError: the loss is not finite, or a checkpoint cannot be written.
     """
     preflight(method, model, dataset, training)
-    return _Run(method, model, dataset, training, start, images, budget, on_step, on_epoch, resume, checkpoint_seconds).fit()
+    return _Run(method, model, dataset, training, start, images, budget, on_step, on_epoch, resume, checkpoint_seconds, clock).fit()
 
 
 class _Run:
@@ -115,6 +120,7 @@ class _Run:
         on_epoch: OnEpoch | None,
         path: Path | None,
         checkpoint_seconds: float,
+        clock: Clock | None = None,
     ) -> None:
         self.method, self.model, self.dataset, self.training = method, model, dataset, training
         self.device = next(model.parameters()).device
@@ -133,6 +139,7 @@ class _Run:
         self.validation = Validation(model, dataset, training.select_by, budget)
         count = torch.bincount(torch.tensor(dataset.split("train").labels), minlength=len(dataset.class_names))
         self.log_prior = (count.clamp(min=1) / count.sum()).log().to(self.device)
+        self.clock = clock or Clock()
         self.on_step, self.on_epoch, self.path, self.checkpoint_seconds = on_step, on_epoch, path, checkpoint_seconds
         self.identity = self.identify() if path else ""
         self.total = sum(self.stage_training(s).num_steps(len(self.images)) * max(1, len(s.candidates)) for s in method.stages)
@@ -265,7 +272,8 @@ class _Run:
     ) -> None:
         """Steps of one objective, with ID validation after each epoch and the weights of the kept epoch at the end."""
         training, cached = self.stage_training(stage), isinstance(source, Tensor)
-        optimizer = torch.optim.AdamW(optimizer_groups(moving, objective.penalises, training.weight_decay), lr=training.learning_rate)
+        groups, fused = optimizer_groups(moving, objective.penalises, training.weight_decay), self.device.type in FUSED
+        optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, fused=fused)
         self.keeper = Keeper(training.keep)
         moved = self.moved(stage, moving)
         if resumed:
@@ -275,10 +283,11 @@ class _Run:
         texts = self.frozen_texts(stage)
         given, begin = {"needs": stage.needs, "pair_images": self.pair_images}, self.progress.step
         with contextlib.closing(batches(self.dataset, source, self.model, training, **given, begin=begin)) as ready:  # type: ignore[arg-type]
-            for batch in ready:
+            for batch in self.clock.waiting("input", ready):
                 self.set_rate(optimizer, training, total)
                 chunks = Chunks(training.chunk_size)
-                forward = Forward(self.model, self.head, batch, moved, self.log_prior, self.reference, chunks=chunks, frozen_text=texts)
+                own = {"chunks": chunks, "frozen_text": texts, "clock": self.clock}
+                forward = Forward(self.model, self.head, batch, moved, self.log_prior, self.reference, **own)  # type: ignore[arg-type]
                 loss = self.step(objective, forward, optimizer, moving, training)
                 self.tell(loss, batch, cached)
                 if self.progress.step % per_epoch == 0 or self.progress.step == total:
@@ -304,7 +313,8 @@ class _Run:
         seed_dropout(self.training.seed * 1_000_003 + self.progress.stage * 100_003 + self.progress.step, self.device)
 
     def step(self, objective: Objective, forward: Forward, optimizer: torch.optim.Optimizer, moving: Moving, training: Training) -> float:
-        loss = objective.total(objective.values(forward))
+        with self.clock("loss"):
+            loss = objective.total(objective.values(forward))
         if not math.isfinite(value := loss.item()):
             kept = f" The last good checkpoint is {self.path}." if self.has_checkpoint else ""
             raise TrainingError(
@@ -312,10 +322,13 @@ class _Run:
                 f"Lower the learning rate ({training.learning_rate}), or set precision to fp32.{kept}"
             )
         optimizer.zero_grad(set_to_none=True)
-        forward.backward(loss)
-        if training.clip_norm is not None:
-            torch.nn.utils.clip_grad_norm_(list(moving.named.values()), training.clip_norm)
-        optimizer.step()
+        with self.clock("backward"):
+            forward.backward(loss)
+        with self.clock("optimizer"):
+            if training.clip_norm is not None:
+                torch.nn.utils.clip_grad_norm_(list(moving.named.values()), training.clip_norm)
+            optimizer.step()
+        self.clock.end_step()
         return value
 
     def tell(self, loss: float, batch: Batch, cached: bool) -> None:
@@ -369,7 +382,7 @@ class _Run:
                 key: self.saved[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"adam.{key}.{name}" in self.saved
             }
             if moments:
-                optimizer.state[parameter] = {key: t.clone() if key == "step" else t.to(parameter.device) for key, t in moments.items()}
+                optimizer.state[parameter] = {key: t.clone().to(parameter.device) for key, t in moments.items()}
         self.keeper.scores = {epoch: Score(*score) for epoch, score in self.progress.scores.items()}
         for name, tensor in part(self.saved, "kept").items():
             epoch, _, parameter_name = name.partition(".")
