@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import shutil
 import sys
@@ -16,8 +17,10 @@ from typer.testing import CliRunner, Result
 
 from surefoot import cli, records
 from surefoot.bundle import NONE_OF_THESE, load_bundle
+from surefoot.cli.predict import _write_csv, _write_jsonl
 from surefoot.data import Images, open_dataset, read_image
 from surefoot.model import ImageTextModel, load_model
+from surefoot.predict import Answer
 from surefoot.protocols import Judge
 from surefoot.train import start_state
 
@@ -77,6 +80,17 @@ def test_added_names_and_none_of_these_compete_through_the_text_tower(fitted: Pa
     given = open_ended(image)[0]
     torch.testing.assert_close(given.sum(), torch.tensor(1.0))
     torch.testing.assert_close(given[:4] / given[:4].sum(), torch.stack(logits).softmax(0), atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("write", [_write_csv, _write_jsonl])
+def test_probabilities_of_classes_of_one_name_are_all_written(write: Callable[..., None]) -> None:
+    file = io.StringIO()
+    write(file, [Answer(Path("a.png"), (0.5, 0.2, 0.3))], ["paca", "tapir", "paca"])
+    lines = file.getvalue().splitlines()
+    if write is _write_jsonl:
+        assert json.loads(lines[0])["probability"] == {"paca": 0.5, "tapir": 0.2, "paca (2)": 0.3}
+    else:
+        assert lines == ["path,answer,paca,tapir,paca (2),error", "a.png,paca,0.500000,0.200000,0.300000,"]
 
 
 def test_predict_writes_probabilities_for_files_and_folders(fitted: Path, tiny_root: Path, tmp_path: Path) -> None:

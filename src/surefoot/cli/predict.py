@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, TextIO
@@ -89,7 +90,7 @@ def _write(path: Path, found: Sequence[Answer], names: Sequence[str]) -> None:
 
 def _write_csv(file: TextIO, found: Sequence[Answer], names: Sequence[str]) -> None:
     writer = csv.writer(file)
-    writer.writerow(["path", "answer", *names, "error"])
+    writer.writerow(["path", "answer", *told_apart(names), "error"])
     for answer in found:
         best = names[max(range(len(names)), key=lambda k: answer.probability[k])] if answer.probability else ""
         writer.writerow([answer.path, best, *([f"{p:.6f}" for p in answer.probability] or [""] * len(names)), answer.error])
@@ -97,5 +98,20 @@ def _write_csv(file: TextIO, found: Sequence[Answer], names: Sequence[str]) -> N
 
 def _write_jsonl(file: TextIO, found: Sequence[Answer], names: Sequence[str]) -> None:
     for answer in found:
-        given = dict(zip(names, answer.probability, strict=True)) if answer.probability else {}
+        given = dict(zip(told_apart(names), answer.probability, strict=True)) if answer.probability else {}
         file.write(json.dumps({"path": str(answer.path), "probability": given, "error": answer.error}) + "\n")
+
+
+def told_apart(names: Sequence[str]) -> list[str]:
+    """Names of which each stands once: classes of one name, as iWildCam and ImageNet have, are counted.
+
+    Examples:
+        >>> told_apart(["missile", "tench", "missile"])
+        ['missile', 'tench', 'missile (2)']
+    """
+    seen: Counter[str] = Counter()
+    found: list[str] = []
+    for name in names:
+        seen[name] += 1
+        found.append(name if seen[name] == 1 else f"{name} ({seen[name]})")
+    return found
