@@ -100,17 +100,21 @@ def tiny_pool(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, ...]:
     return tuple(sorted(folder.iterdir()))
 
 
-@pytest.fixture
-def tiny_data(tiny_root: Path, tiny_pool: tuple[Path, ...], loaded_model: ImageTextModel) -> Dataset:
-    """With a caption for each training image, and three image-text pairs of which each retrieves two."""
-    data = open_dataset(tiny_root)
+def anchored(root: Path, pool: tuple[Path, ...], model: ImageTextModel) -> Dataset:
+    """The tiny data with a caption for each training image, and three image-text pairs of which each retrieves two."""
+    data = open_dataset(root)
     paths = data.split("train").paths
     anchors = Anchors(
         captions={path: f"{data.written(path)} on paper" for path in paths}, captioner="a human",
-        pairs={path: (row % 3, (row + 1) % 3) for row, path in enumerate(paths)}, images=tiny_pool,
-        texts=tuple(f"a pair, {path.name}" for path in tiny_pool), weights=weights_hash(loaded_model), pool="shapes",
+        pairs={path: (row % 3, (row + 1) % 3) for row, path in enumerate(paths)}, images=pool,
+        texts=tuple(f"a pair, {path.name}" for path in pool), weights=weights_hash(model), pool="shapes",
     )  # fmt: skip
     return replace(data, anchors=anchors)
+
+
+@pytest.fixture
+def tiny_data(tiny_root: Path, tiny_pool: tuple[Path, ...], loaded_model: ImageTextModel) -> Dataset:
+    return anchored(tiny_root, tiny_pool, loaded_model)
 
 
 def typed(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], *arguments: object) -> tuple[int, str]:

@@ -48,7 +48,7 @@ def run_batches(method: Method, model: ImageTextModel, data: Dataset, training: 
     rows: list[list[int]] = []
     source = Images(data.split("train").paths, model.preprocess_train, random=True)
     read, pairs = source.batch, Images(data.anchors.images, model.preprocess_train, random=True) if data.anchors.images else None
-    source.batch = lambda given, generator: (rows.append(list(given)), read(given, generator))[1]  # type: ignore[method-assign]
+    source.batch = lambda given, seeds: (rows.append(list(given)), read(given, seeds))[1]  # type: ignore[method-assign]
     return list(batches(data, source, model, training, needs=method.needs, pair_images=pairs)), rows
 
 

@@ -59,10 +59,12 @@ def test_model_crops_without_torchs_global_generator(tiny_model: ImageTextModel,
     images = Images(tiny_data.split("train").paths, tiny_model.preprocess_train, random=True)
     assert not images.draws_globally
     before = torch.get_rng_state()
-    first, again, other = (images.batch([3, 0, 5], torch.Generator().manual_seed(seed)) for seed in (1, 1, 2))
+    first, again, other = (images.batch([3, 0, 5], seeds) for seeds in ([1, 2, 3], [1, 2, 3], [2, 2, 3]))
     assert torch.equal(before, torch.get_rng_state())
     assert torch.equal(first, again)
-    assert not torch.equal(first, other)
+    assert not torch.equal(first[0], other[0])
+    assert torch.equal(first[1:], other[1:])
+    assert torch.equal(images.batch([5, 3], [3, 1]), first[[2, 0]])  # whatever stands beside it
 
 
 def test_batches_are_the_same_made_here_or_in_another_thread(

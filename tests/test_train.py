@@ -130,7 +130,7 @@ def test_every_image_is_seen_once_an_epoch_and_nothing_of_another_split(tiny_mod
     images = Images(tiny_data.split("train").paths, tiny_model.preprocess_train, random=True)
     seen: list[int] = []
     batch = images.batch
-    images.batch = lambda rows, generator: (seen.extend(rows), batch(rows, generator))[1]  # type: ignore[method-assign]
+    images.batch = lambda rows, seeds: (seen.extend(rows), batch(rows, seeds))[1]  # type: ignore[method-assign]
     labels = torch.cat([b.label for b in batches(tiny_data, images, tiny_model, SHORT)])
     assert sorted(seen) == list(range(24))
     assert labels.tolist() == [tiny_data.split("train").labels[row] for row in seen]

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from surefoot.chunked import Chunks
 from surefoot.clock import Clock
+from surefoot.distributed import gathered, share
 from surefoot.errors import SettingError, unknown_name
 from surefoot.heads import LinearHead
 from surefoot.model import ImageTextModel
@@ -44,6 +45,8 @@ def group_of(spec: str) -> str:
 @dataclass(frozen=True)
 class Batch:
     """One batch: image [B, 3, H, W], label [B] (class ids), text {field: [N] rows of `tokens`}, tokens [T, L] of the distinct texts.
+
+    Of several processes each has its share of the images, and all labels and texts.
 
     `feature` [B, D] stands in for `image` where the image tower is frozen: f(x), l2-normalised, computed once for all epochs.
     `anchor_image` [A, 3, H, W] are the retrieved images that belong to the texts of the field "anchor_text" [A].
@@ -120,17 +123,23 @@ class Forward:
         if self.batch.feature is not None:
             return self.batch.feature
         assert self.batch.image is not None, "a batch holds images or their features"
-        return self._encode_image(self.batch.image)
+        return self._encode_image(self.batch.image, len(self.batch.label))
 
     @cached_property
     def anchor_image(self) -> Tensor:
         """f(x) [A, D] of the retrieved images, l2-normalised."""
         assert self.batch.anchor_image is not None, "a method that needs retrieved images is given them"
-        return self._encode_image(self.batch.anchor_image)
+        return self._encode_image(self.batch.anchor_image, len(self.batch.text["anchor_text"]))
 
-    def _encode_image(self, image: Tensor) -> Tensor:
+    def _encode_image(self, image: Tensor, total: int) -> Tensor:
+        """Of all images of the batch, of which `image` holds the share of this process."""
         with self._clock("image tower"):
-            return self._chunks.encode(self._model.encode_image, image, trains=self._model.trains("visual"))
+            return gathered(self._chunks.encode(self._model.encode_image, image, trains=self._model.trains("visual")), total)
+
+    @property
+    def in_chunks(self) -> bool:
+        """Whether the backward pass may come in several parts."""
+        return self._chunks.size is not None
 
     @property
     def reference(self) -> Reference:
@@ -143,7 +152,7 @@ class Forward:
         """f(x; theta_0) [B, D] of the same (cropped) images, l2-normalised; a constant."""
         assert self.batch.image is not None, "the reference sees the images themselves"
         with self._clock("reference"):
-            return self._chunks.encode(self.reference.image, self.batch.image, trains=False)
+            return gathered(self._chunks.encode(self.reference.image, self.batch.image, trains=False), len(self.batch.label))
 
     def reference_text(self, name: str) -> Tensor:
         """g(t; theta_0) [N, D] of the text field `name`, l2-normalised; a constant."""
@@ -158,8 +167,8 @@ class Forward:
                 features = self._frozen_text(rows, self.batch.tokens)
             else:
                 distinct, place = torch.unique(rows, return_inverse=True)
-                tokens, trains = self.batch.tokens[distinct], self._model.trains("text")
-                features = self._chunks.encode(self._model.encode_text, tokens, trains=trains)[place]
+                tokens, trains = self.batch.tokens[distinct[share(len(distinct))]], self._model.trains("text")
+                features = gathered(self._chunks.encode(self._model.encode_text, tokens, trains=trains), len(distinct))[place]
         return dict(zip(self.batch.text, torch.split(features, [len(r) for r in self.batch.text.values()]), strict=True))
 
     def text(self, name: str) -> Tensor:

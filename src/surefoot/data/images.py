@@ -159,10 +159,9 @@ class Budget:
 class Images:
     """The images of some paths, preprocessed on demand.
 
-    Files are read and preprocessed in threads. Random numbers are drawn image after image in the order of the rows, from the generator that
-    `batch` is given, so that they depend on its seed alone; a random transform that `crops.RandomCrop` does not know runs in the calling
-    thread and draws from torch's global generator. Preprocessed images are kept while the budget lasts; decoded ones if the transform is
-    random.
+    Files are read and preprocessed in threads. What is drawn for an image depends on the seed that it is given alone, not on the images
+    beside it; a random transform that `crops.RandomCrop` does not know runs in the calling thread and draws from torch's global generator,
+    seeded for each image. Preprocessed images are kept while the budget lasts; decoded ones if the transform is random.
 
     Args:
         paths: the files.
@@ -195,22 +194,23 @@ class Images:
 
     @property
     def draws_globally(self) -> bool:
-        """Whether preprocessing draws from torch's global generator, whatever generator it is given."""
+        """Whether preprocessing draws from torch's global generator, seeded or not."""
         return self._random and self._crop is None
 
-    def batch(self, rows: Sequence[int], generator: torch.Generator | None = None) -> Tensor:
+    def batch(self, rows: Sequence[int], seeds: Sequence[int] | None = None) -> Tensor:
         """The preprocessed images of `rows`, [B, 3, H, W].
 
         Args:
             rows: which of the paths.
-            generator: what random crops are drawn from; torch's global one if None.
+            seeds: one for each image, of what is drawn for it; None draws from torch's global generator as it stands.
         """
-        return torch.stack(list(self._drawn(rows, generator or torch.default_generator) if self._random else self._fixed(rows)))
+        return torch.stack(list(self._drawn(rows, seeds) if self._random else self._fixed(rows)))
 
-    def batches(self, size: int) -> Iterator[Tensor]:
-        """All images in order, [<= size, 3, H, W] each."""
-        for start in range(0, len(self), size):
-            yield self.batch(range(start, min(start + size, len(self))))
+    def batches(self, size: int, part: slice = slice(None)) -> Iterator[Tensor]:
+        """All images in order, or a part of them, [<= size, 3, H, W] each."""
+        rows = range(len(self))[part]
+        for start in range(0, len(rows), size):
+            yield self.batch(rows[start : start + size])
 
     def _fixed(self, rows: Sequence[int]) -> Iterator[Tensor]:
         fresh = [row for row in rows if row not in self._ready]
@@ -221,12 +221,16 @@ class Images:
                 self._ready[row] = result
             yield result
 
-    def _drawn(self, rows: Sequence[int], generator: torch.Generator) -> Iterator[Tensor]:
-        crop = self._crop
+    def _drawn(self, rows: Sequence[int], seeds: Sequence[int] | None) -> Iterator[Tensor]:
+        crop, images = self._crop, self._images(rows)
         if crop is None:
-            yield from map(self._transform, self._images(rows))
+            with torch.random.fork_rng(devices=[], enabled=seeds is not None):
+                for place, image in enumerate(images):
+                    _seeded(torch.default_generator, seeds, place)
+                    yield self._transform(image)
             return
-        drawn = ((image, crop.draw(image, generator)) for image in self._images(rows))
+        generator = torch.default_generator if seeds is None else torch.Generator()
+        drawn = ((image, crop.draw(image, _seeded(generator, seeds, place))) for place, image in enumerate(images))
         yield from _ahead(lambda one: crop.finish(*one), drawn, self._workers)
 
     def _images(self, rows: Sequence[int]) -> Iterator[Image.Image]:
@@ -242,6 +246,11 @@ class Images:
     def _read(self, row: int) -> Image.Image:
         image = read_image(self.paths[row])
         return cropped(image, self._border, self.paths[row]) if self._border else image
+
+
+def _seeded(generator: torch.Generator, seeds: Sequence[int] | None, place: int) -> torch.Generator:
+    """The generator, made ready for the image at `place`."""
+    return generator if seeds is None else generator.manual_seed(seeds[place])
 
 
 def cropped(image: Image.Image, border: int, path: Path) -> Image.Image:

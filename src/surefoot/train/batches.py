@@ -11,6 +11,7 @@ from torch import Tensor
 
 from surefoot.data.images import Images
 from surefoot.data.layout import Dataset
+from surefoot.distributed import share
 from surefoot.model import ImageTextModel
 from surefoot.objective import Batch
 from surefoot.prompts import PromptTable
@@ -62,36 +63,18 @@ def batches(
         for rows, seed, template in steps:
             pairs = texts.pairs_of(rows)
             text = texts.of(rows, labels[rows], template, seed, pairs)
-            wanted = {"image": (source, rows)} | ({"anchor": (pair_images, pairs)} if pair_images and len(pairs) else {})
-            found = _images(wanted, seed, flip=training.flip)
-            if device.type == "cuda":
-                found = {name: image.pin_memory() for name, image in found.items()}
-            yield labels[rows], text, found["image"], found.get("anchor")
+            generator = torch.Generator().manual_seed(seed)
+            image = _share_of(source, rows, generator)
+            anchor = _share_of(pair_images, pairs, generator) if pair_images and len(pairs) else None
+            if training.flip:
+                image = mirrored(image, torch.rand(len(rows), generator=generator)[share(len(rows))])
+            yield labels[rows], text, _ready(image, device), None if anchor is None else _ready(anchor, device)
 
     alone = source.draws_globally or bool(pair_images and pair_images.draws_globally)
     with contextlib.closing(made() if alone else prefetched(made())) as ready:
         for label, rows_of, image, anchor in ready:
             anchor_image = None if anchor is None else anchor.to(device, non_blocking=True)
             yield Batch(image.to(device, non_blocking=True), label.to(device), _on(device, rows_of), tokens, anchor_image=anchor_image)
-
-
-def _on(device: torch.device, text: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: rows.to(device) for name, rows in text.items()}
-
-
-def _images(wanted: Mapping[str, tuple[Images, Tensor]], seed: int, *, flip: bool) -> dict[str, Tensor]:
-    """{name: images}, drawn one set after the other from the seed, then perhaps the mirroring of "image"."""
-    generator = torch.Generator().manual_seed(seed)
-    if any(images.draws_globally for images, _ in wanted.values()):
-        with torch.random.fork_rng(devices=[]):
-            generator = torch.default_generator.manual_seed(seed)
-            return _drawn(wanted, generator, flip=flip)
-    return _drawn(wanted, generator, flip=flip)
-
-
-def _drawn(wanted: Mapping[str, tuple[Images, Tensor]], generator: torch.Generator, *, flip: bool) -> dict[str, Tensor]:
-    found = {name: images.batch(rows.tolist(), generator) for name, (images, rows) in wanted.items()}
-    return {**found, "image": mirrored(found["image"], generator)} if flip else found
 
 
 class _Texts:
@@ -133,6 +116,21 @@ class _Texts:
         return found
 
 
+def _on(device: torch.device, text: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: rows.to(device) for name, rows in text.items()}
+
+
+def _share_of(images: Images, rows: Tensor, generator: torch.Generator) -> Tensor:
+    """This process's share of the images of `rows`; each has a seed of its own, so that what is drawn for it depends on no other image."""
+    seeds, mine = torch.randint(2**62, (len(rows),), generator=generator), share(len(rows))
+    return images.batch(rows[mine].tolist(), seeds[mine].tolist())
+
+
+def _ready(image: Tensor, device: torch.device) -> Tensor:
+    """Where a copy to the device need not be waited for."""
+    return image.pin_memory() if device.type == "cuda" else image
+
+
 def seed_dropout(seed: int, device: torch.device) -> None:
     """Seed the global generators of the CPU and of `device`; `torch.manual_seed` would queue a call for CUDA at every step without it."""
     torch.default_generator.manual_seed(seed)
@@ -142,9 +140,9 @@ def seed_dropout(seed: int, device: torch.device) -> None:
         torch.mps.manual_seed(seed)
 
 
-def mirrored(image: Tensor, generator: torch.Generator) -> Tensor:
-    """Images [B, 3, H, W], each turned left to right with probability one half."""
-    turned = torch.rand(len(image), generator=generator) < 0.5
+def mirrored(image: Tensor, drawn: Tensor) -> Tensor:
+    """Images [B, 3, H, W], those turned left to right of which the number `drawn` [B] in 0..1 lies below one half."""
+    turned = drawn < 0.5
     return torch.where(turned[:, None, None, None], image.flip(-1), image)
 
 

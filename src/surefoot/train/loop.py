@@ -20,6 +20,7 @@ from surefoot.chunked import Chunks
 from surefoot.clock import Clock
 from surefoot.data.images import Budget, Images
 from surefoot.data.layout import Dataset
+from surefoot.distributed import is_first, rank, wait
 from surefoot.errors import TrainingError
 from surefoot.heads import LinearHead
 from surefoot.metrics import Score
@@ -29,6 +30,7 @@ from surefoot.train import checkpoint
 from surefoot.train.batches import PAIRS, batches, seed_dropout
 from surefoot.train.checkpoint import Progress
 from surefoot.train.keep import Keeper
+from surefoot.train.parallel import Steps
 from surefoot.train.parameters import TOWERS, Moving, optimizer_groups, select, train_mode
 from surefoot.train.preflight import preflight
 from surefoot.train.reference import CONTEXTS, FrozenReference
@@ -162,6 +164,7 @@ class _Run:
         return repr((settings, stages, self.training.seed, self.dataset.fingerprint(), weights.hexdigest()))
 
     def fit(self) -> Fitted:
+        wait()  # nobody looks for a checkpoint that another process is still writing
         if self.path and (found := checkpoint.load(self.path, self.identity)):
             self.progress, self.saved = found
             self.has_checkpoint = True
@@ -275,7 +278,7 @@ class _Run:
         groups, fused = optimizer_groups(moving, objective.penalises, training.weight_decay), self.device.type in FUSED
         optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, fused=fused)
         self.keeper = Keeper(training.keep)
-        moved = self.moved(stage, moving)
+        moved, parallel = self.moved(stage, moving), Steps(self.model, self.head)
         if resumed:
             self.put_back(moving, optimizer)
         total, per_epoch = training.num_steps(len(self.train_paths)), training.per_epoch(len(self.train_paths))
@@ -288,7 +291,7 @@ class _Run:
                 chunks = Chunks(training.chunk_size)
                 own = {"chunks": chunks, "frozen_text": texts, "clock": self.clock}
                 forward = Forward(self.model, self.head, batch, moved, self.log_prior, self.reference, **own)  # type: ignore[arg-type]
-                loss = self.step(objective, forward, optimizer, moving, training)
+                loss = self.step(parallel, objective, forward, optimizer, moving, training)
                 self.tell(loss, batch, cached)
                 if self.progress.step % per_epoch == 0 or self.progress.step == total:
                     self.end_epoch(moving, val_features, -(-self.progress.step // per_epoch))
@@ -310,11 +313,19 @@ class _Run:
         for group in optimizer.param_groups:
             group["lr"] = rate
         # dropout inside the towers draws from the global generator; a seed for each step lets a run go on in the middle
-        seed_dropout(self.training.seed * 1_000_003 + self.progress.stage * 100_003 + self.progress.step, self.device)
+        seed_dropout(self.training.seed * 1_000_003 + self.progress.stage * 100_003 + self.progress.step + 10_007 * rank(), self.device)
 
-    def step(self, objective: Objective, forward: Forward, optimizer: torch.optim.Optimizer, moving: Moving, training: Training) -> float:
+    def step(
+        self,
+        parallel: Steps,
+        objective: Objective,
+        forward: Forward,
+        optimizer: torch.optim.Optimizer,
+        moving: Moving,
+        training: Training,
+    ) -> float:
         with self.clock("loss"):
-            loss = objective.total(objective.values(forward))
+            loss = parallel.loss(objective, forward)
         if not math.isfinite(value := loss.item()):
             kept = f" The last good checkpoint is {self.path}." if self.has_checkpoint else ""
             raise TrainingError(
@@ -323,7 +334,7 @@ class _Run:
             )
         optimizer.zero_grad(set_to_none=True)
         with self.clock("backward"):
-            forward.backward(loss)
+            parallel.backward(forward, loss)
         with self.clock("optimizer"):
             if training.clip_norm is not None:
                 torch.nn.utils.clip_grad_norm_(list(moving.named.values()), training.clip_norm)
@@ -364,6 +375,9 @@ class _Run:
 
     def save(self, moving: Moving, optimizer: torch.optim.Optimizer) -> None:
         assert self.path is not None
+        self.written = time.monotonic()
+        if not is_first():  # all processes have the same weights and moments
+            return
         tensors = {name: tensor.detach() for name, tensor in self.live(moving).items()}
         tensors |= {f"head.{name}": tensor for name, tensor in self.head.state_dict().items()}
         for name, parameter in moving.named.items():
@@ -372,7 +386,7 @@ class _Run:
         for epoch, weights in self.keeper.weights.items():
             tensors |= {f"kept.{epoch}.{name}": tensor for name, tensor in weights.items()}
         checkpoint.save(self.path, self.identity, self.progress, tensors)
-        self.written, self.has_checkpoint = time.monotonic(), True
+        self.has_checkpoint = True
 
     def put_back(self, moving: Moving, optimizer: torch.optim.Optimizer) -> None:
         """Parameters, moments and kept epochs of the checkpoint."""

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from surefoot.data.images import Budget, Images
 from surefoot.data.layout import Dataset
+from surefoot.distributed import all_rows
 from surefoot.heads import LinearHead
 from surefoot.metrics import Score, score
 from surefoot.model import ImageTextModel
@@ -16,11 +17,11 @@ BATCH = 256
 
 
 def encode_all(model: ImageTextModel, images: Images) -> Tensor:
-    """f(x) [N, D] of all images, without gradient, in evaluation mode."""
+    """f(x) [N, D] of all images, without gradient, in evaluation mode; of several processes each encodes its share."""
     device = next(model.parameters()).device
     model.eval()
     with torch.no_grad():
-        return torch.cat([model.encode_image(batch.to(device)) for batch in images.batches(BATCH)])
+        return all_rows(lambda mine: torch.cat([model.encode_image(b.to(device)) for b in images.batches(BATCH, mine)]), len(images))
 
 
 class Validation:

@@ -1,0 +1,145 @@
+"""One run on several processes, as torchrun starts them: the same global batch, each process encoding its share of it.
+
+Every process sees all labels and texts of a batch, and the images of its own share. Features are gathered with their gradients, so that
+each process computes the loss of the whole batch; DistributedDataParallel averages what the shares give. Without a process group all of
+this is one process, which does everything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from surefoot.errors import SettingError
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
+
+
+def start(device: torch.device) -> torch.device:
+    """Join the process group that torchrun announces, if it started this process.
+
+    Args:
+        device: what was asked for; of several CUDA devices each process takes its own.
+
+    Returns:
+        The device of this process.
+
+    Raises:
+        SettingError: more processes than CUDA devices.
+    """
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or not dist.is_available():
+        return device
+    local = int(os.environ.get("LOCAL_RANK", "0"))
+    if device.type == "cuda":
+        if local >= torch.cuda.device_count():
+            raise SettingError(
+                f"torchrun started more processes than there are CUDA devices ({torch.cuda.device_count()}). "
+                f"Start it with --nproc-per-node {torch.cuda.device_count()}, or give --device cpu."
+            )
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return device
+
+
+def end() -> None:
+    """Leave the process group, if there is one."""
+    if _together():
+        dist.destroy_process_group()
+
+
+def _together() -> bool:
+    return dist.is_available() and dist.is_initialized()
+
+
+def num_processes() -> int:
+    """How many processes share the work."""
+    return dist.get_world_size() if _together() else 1
+
+
+def rank() -> int:
+    """Which of them this is, from 0."""
+    return dist.get_rank() if _together() else 0
+
+
+def is_first() -> bool:
+    """Whether this process writes the files and speaks to the user."""
+    return rank() == 0
+
+
+def wait() -> None:
+    """Until all processes are here."""
+    if _together():
+        dist.barrier()
+
+
+def share(total: int, of: int | None = None) -> slice:
+    """The part of `total` rows that process `of` (this one if None) takes: shares differ by one row at most, and keep the order.
+
+    Fewer rows than processes are not shared: all of them take all.
+
+    Examples:
+        >>> share(10)
+        slice(0, 10, None)
+    """
+    number, processes = rank() if of is None else of, num_processes()
+    if total < processes:
+        return slice(0, total)
+    least, more = divmod(total, processes)
+    begin = number * least + min(number, more)
+    return slice(begin, begin + least + (number < more))
+
+
+def gathered(features: Tensor, total: int) -> Tensor:
+    """All `total` rows, of which this process has its `share` [n, D]; the gradient of a loss that all processes compute goes back to it.
+
+    The gradient is multiplied by the number of processes, since DistributedDataParallel divides by it: parameters whose gradients all
+    processes compute alike (a head, the scale, a penalty on weights) keep theirs, and those of the towers are summed over the shares.
+    """
+    if num_processes() == 1 or total < num_processes():
+        return features
+    return _Gather.apply(features, total)  # type: ignore[no-any-return]
+
+
+class _Gather(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, features: Tensor, total: int) -> Tensor:  # noqa: ANN401
+        ctx.total = total
+        return _all_rows(features, total)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # noqa: ANN401
+        return num_processes() * gradient[share(ctx.total)], None
+
+
+def _all_rows(rows: Tensor, total: int) -> Tensor:
+    """[total, ...] of the shares [n, ...] of all processes."""
+    sizes = [share(total, of) for of in range(num_processes())]
+    longest = max(part.stop - part.start for part in sizes)
+    padded = rows.new_zeros(longest, *rows.shape[1:])
+    padded[: len(rows)] = rows
+    found = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(found, padded)
+    return torch.cat([one[: part.stop - part.start] for one, part in zip(found, sizes, strict=True)])
+
+
+def all_rows(encode: Callable[[slice], Tensor], total: int) -> Tensor:
+    """`encode` of all `total` rows [total, ...], without gradient; each process computes its share."""
+    own = encode(share(total))
+    return own if num_processes() == 1 or total < num_processes() else _all_rows(own.contiguous(), total)
+
+
+def merged(found: Mapping[_Key, _Value]) -> dict[_Key, _Value]:
+    """What all processes found together, the first ones first."""
+    if num_processes() == 1:
+        return dict(found)
+    every: list[dict[_Key, _Value]] = [{} for _ in range(num_processes())]
+    dist.all_gather_object(every, dict(found))
+    return {key: value for one in every for key, value in one.items()}
