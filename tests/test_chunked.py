@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from surefoot.chunked import Chunks
 from surefoot.data import Dataset
 from surefoot.errors import SettingError
+from surefoot.layers import set_checkpointing
 from surefoot.methods import get
 from surefoot.model import ImageTextModel
 from surefoot.objective import Batch, Forward, Method
@@ -99,7 +100,7 @@ def test_less_is_kept_for_the_backward_pass(how: Mapping[str, Any], tiny_model: 
     def kept(size: int | None, checkpointing: bool) -> int:
         model = fresh(tiny_model)
         model.train()
-        model.set_checkpointing(checkpointing)
+        set_checkpointing(model.clip, checkpointing)
         chunks, total = Chunks(size), 0
 
         def pack(tensor: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +14,13 @@ from typing import Any
 import pytest
 import torch
 import torch.multiprocessing
-from conftest import anchored, fresh
+from conftest import anchored, fresh, typed
 from test_chunked import assert_close
 from test_resume import CASES
 from torch import Tensor
 
-from surefoot import distributed
+from surefoot import distributed, records
+from surefoot.bundle import load_bundle
 from surefoot.data import Dataset
 from surefoot.distributed import share
 from surefoot.methods import get
@@ -151,3 +154,68 @@ def test_alone_nothing_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
     assert distributed.num_processes() == 1
     assert distributed.merged({"a": 1}) == {"a": 1}
     distributed.end()
+
+
+def torchrun(*arguments: object) -> subprocess.CompletedProcess[str]:
+    """A command in two processes."""
+    start = ["-m", "torch.distributed.run", "--nproc-per-node", str(PROCESSES), "--master-port", str(free_port()), "-m", "surefoot"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+    return subprocess.run([sys.executable, *start, *map(str, arguments)], capture_output=True, text=True, env=environment, check=False)
+
+
+def test_compare_in_two_processes_writes_what_one_writes(
+    tiny_root: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    how = ["--model", f"local-dir:{tiny_folder}", "--methods", "lp,tp_ft,flyp", "--seeds", "0", "--device", "cpu", "--precision", "fp32"]
+    how += ["--set", "epochs=2", "--set", "batch_size=9", "--set", "learning_rate=1e-4", "--references", "0.5,1"]
+    both = torchrun("compare", tiny_root, *how, "--out", tmp_path / "two")
+    assert both.returncode == 0, both.stderr
+    assert both.stdout.count("Report:") == 1
+    code, _ = typed(monkeypatch, capsys, "compare", tiny_root, *how, "--out", tmp_path / "one")
+    assert code == 0
+    one, two = (list(records.read(tmp_path / name)) for name in ("one", "two"))
+    assert [type(record) for record in two] == [type(record) for record in one]
+    for a, b in zip(one, two, strict=True):
+        if isinstance(a, records.Evaluation | records.Reference):
+            assert isinstance(b, records.Evaluation | records.Reference)
+            assert list(b.accuracy) == list(a.accuracy)
+            assert b.accuracy == pytest.approx(a.accuracy, abs=1e-9)
+            first, second = (records.load_answers(tmp_path / name, r.answers) for name, r in (("one", a), ("two", b)))
+            assert list(first) == list(second)
+            assert all((given.prediction == second[key].prediction).all() for key, given in first.items())
+    again = torchrun("compare", tiny_root, *how, "--out", tmp_path / "two")
+    assert again.returncode == 0, again.stderr
+    assert list(records.read(tmp_path / "two")) == two  # nothing finished is done again
+
+
+def test_fit_in_two_processes_leaves_one_model(tiny_root: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    how = ["--model", f"local-dir:{tiny_folder}", "--device", "cpu", "--precision", "fp32", "--set", "epochs=1"]
+    done = torchrun("fit", tiny_root, *how, "--out", tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    assert load_bundle(tmp_path / "run/model").card.class_names == ["bar", "square box", "disc"]
+    assert (tmp_path / "run/report/index.html").is_file()
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["tune", "DATA", "--method", "flyp"], "surefoot tune runs in one process. Start it without torchrun."),
+    (["compare", "DATA", "--trials", "2"], "Settings are searched by one process."),
+    (["compare", "DATA", "--curves", "outputs"], "Curves are drawn by one process."),
+])  # fmt: skip
+def test_what_several_processes_cannot_share_is_refused(
+    arguments: list[str], words: str, tiny_root: Path, tiny_folder: Path, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr(distributed, "start", lambda device: device)
+    monkeypatch.setattr("surefoot.compare.comparison.num_processes", lambda: 2)
+    given = [str(tiny_root) if word == "DATA" else word for word in arguments]
+    code, said = typed(monkeypatch, capsys, *given, "--model", f"local-dir:{tiny_folder}", "--out", tmp_path / "run")
+    assert code == 2
+    assert words in said
+    assert not (tmp_path / "run").exists()
+
+
+def test_errors_of_a_run_in_two_processes_end_it(tiny_root: Path, tmp_path: Path) -> None:
+    done = torchrun("fit", tiny_root, "--model", "iconclip", "--set", "epochs=0", "--out", tmp_path / "run")
+    assert done.returncode != 0
+    assert "epochs is 0; it must be 1 or more" in " ".join(done.stderr.split())

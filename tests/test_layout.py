@@ -13,11 +13,24 @@ SOURCE = Path(surefoot.__file__).parent
 # A module imports only from rows above its own, or from its own row further left; a folder is one entry and may import within itself.
 ROWS = [
     ["errors"],
-    ["losses", "weights", "metrics", "intervals", "robustness", "adapters", "layers", "hf_clip", "precision"],
+    [
+        "losses",
+        "weights",
+        "metrics",
+        "intervals",
+        "robustness",
+        "adapters",
+        "layers",
+        "hf_clip",
+        "precision",
+        "distributed",
+        "chunked",
+        "clock",
+    ],
     ["prompts", "model", "identity", "heads", "answers", "records", "data", "anchors"],
     ["objective", "methods"],
-    ["train", "protocols", "compare", "bundle", "soup", "predict", "advise", "tune"],
-    ["job", "cookbook", "config", "report", "cli"],
+    ["train", "protocols", "compare", "bundle", "soup", "predict", "advise", "tune", "bench"],
+    ["job", "cookbook", "config", "report", "cli", "__main__"],
 ]
 ORDER = {name: (row, place) for row, names in enumerate(ROWS) for place, name in enumerate(names)}
 FILES = sorted(SOURCE.rglob("*.py"))

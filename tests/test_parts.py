@@ -152,6 +152,21 @@ def test_transfer_has_a_part_for_each_data_set(six: Dataset, tiny_data: Dataset)
         transfer([six, six])
 
 
+@pytest.mark.parametrize("name", ["../../escaped", "a\\b", "report", ".."])
+def test_names_that_cannot_be_folders_are_refused(name: str, six: Dataset, tiny_data: Dataset) -> None:
+    with pytest.raises(DataError, match="cannot be a folder's name here"):
+        transfer([six, replace(tiny_data, name=name)])
+
+
+def test_shifts_with_class_names_of_their_own_are_left_out_of_a_second_mean(tiny_data: Dataset) -> None:
+    mapped = replace(tiny_data.split("shifts/red"), class_names=("flat", "round"), mapped=((0, 1), (2,)))
+    protocol = shift(replace(tiny_data, splits={**tiny_data.splits, mapped.name: mapped}))
+    assert [column.name for column in protocol.columns] == [
+        "ID", "green", "red", "Avg. shifts", "Avg. shifts without red", "Avg. all",
+    ]  # fmt: skip
+    assert protocol.columns[4].sources == ((("shapes", "shifts/green"),),)
+
+
 def test_few_shot_has_a_part_for_each_number_and_refuses_what_the_data_cannot_give(tiny_data: Dataset) -> None:
     protocol = few_shots(tiny_data, [1, 4])
     assert [(part.name, part.shots) for part in protocol.parts] == [("shots-1", 1), ("shots-4", 4)]

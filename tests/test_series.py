@@ -110,6 +110,24 @@ def test_differences_are_paired_and_their_mean_is_that_of_the_cells(
     assert sizes == {"a/Base": 40, "Avg.": 100, "Avg./HM": 140}
 
 
+def test_differences_are_over_the_seeds_that_there_are(made: Made) -> None:
+    protocol, found, folder = made
+    later = {part: [one for one in own if one.method == "zero_shot" or one.seed > 0] for part, own in found.items()}
+    later = {part: [one for one in own if (one.method, one.seed) != ("flyp", 2)] for part, own in later.items()}
+    table = series.table(protocol, later, folder, ["a", "b"])
+    cells = {(one.row, f"{one.group}/{one.column}".strip("/")): one for one in table if isinstance(one, records.Summary)}
+    for one in (one for one in table if isinstance(one, records.Difference)):
+        a, b = cells[one.a, one.on], cells[one.b, one.on]
+        seeds = set(a.seeds) if one.b == "zero_shot" else set(a.seeds) & set(b.seeds)
+        assert seeds == ({1} if "flyp" in one.a + one.b else {1, 2})
+        assert one.num_seeds == len(seeds)
+        means = []
+        for row in (a, b):
+            kept = [value for value, seed in zip(row.values, row.seeds, strict=True) if seed in seeds or row.row == "zero_shot"]
+            means.append(np.mean(kept))
+        assert one.mean == pytest.approx(means[0] - means[1])
+
+
 def test_a_table_is_written_once_and_anew_when_a_run_changes(made: Made) -> None:
     protocol, found, folder = made
     series.write(protocol, found, folder, ["a", "b"])

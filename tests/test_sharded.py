@@ -92,6 +92,35 @@ def test_shards_and_folders_are_the_same_data_set(folders: Path, packed: Path) -
     assert other.fingerprint() == open_dataset(packed).fingerprint()
 
 
+def test_two_classes_of_one_name_stay_apart_in_a_shift_with_names_of_its_own(tmp_path: Path) -> None:
+    root = hand_made(tmp_path, train=samples(0, 1, 2), **{"shifts/same": samples(0, 1, 2), "shifts/turned": samples(0, 1, 2)})
+    (root / "classnames.txt").write_text("crane\nmaillot\ncrane\n")
+    (root / "shifts/same/classnames.txt").write_text("crane\nmaillot\ncrane\n")
+    (root / "shifts/turned/classnames.txt").write_text("maillot\ncrane\ncrane\n")
+    data = open_dataset(root)
+    assert data.split("shifts/same").labels == (0, 1, 2)
+    assert data.split("shifts/turned").labels == (1, 0, 2)
+    (root / "shifts/turned/classnames.txt").write_text("maillot\ncrane\nmaillot\n")
+    with pytest.raises(DataError, match="names classes that train does not have: maillot"):
+        open_dataset(root)
+
+
+@pytest.mark.parametrize(("told", "words"), [
+    ({"label": 0, "caption": ["a red apple", "an apple"]}, "caption of a.json is .*; it must be one text"),
+    ({"label": 0, "group": 3}, "group of a.json is 3; it must be one text"),
+])  # fmt: skip
+def test_fields_that_are_no_text_are_refused(told: dict[str, object], words: str, tmp_path: Path) -> None:
+    root = hand_made(tmp_path, train={**samples(1), "a.png": picture(7), "a.json": json.dumps(told).encode()})
+    with pytest.raises(DataError, match=words):
+        open_dataset(root)
+
+
+def test_null_is_no_caption_and_no_group(tmp_path: Path) -> None:
+    told = json.dumps({"label": 0, "caption": None, "group": None}).encode()
+    train = open_dataset(hand_made(tmp_path, train={**samples(1), "a.png": picture(7), "a.json": told})).split("train")
+    assert (train.captions, train.groups) == ((), ())
+
+
 def test_every_image_comes_once_with_any_number_of_workers(folders: Path, packed: Path) -> None:
     wanted = [read_image(path).tobytes() for path in open_dataset(folders).split("train").paths]
     for workers in (1, 2, 8):

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import pytest
 
@@ -67,6 +69,23 @@ def test_the_draw_depends_on_the_seed_alone(data: Dataset) -> None:
     train = data.split("train")
     turned = replace(data, splits={**data.splits, "train": take(train, range(len(train))[::-1])})
     assert set(few_shot(turned, 4, seed=0).split("train").paths) == set(first.split("train").paths)
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_the_draw_does_not_depend_on_how_a_file_system_spells_accents(form: Literal["NFC", "NFD"], data: Dataset) -> None:
+    def spelt(form: Literal["NFC", "NFD"]) -> Dataset:
+        named = {
+            name: replace(part, paths=tuple(path.with_name(unicodedata.normalize(form, f"é{path.name}")) for path in part.paths))
+            for name, part in data.splits.items()
+        }
+        return replace(data, splits=named)
+
+    assert few_shot(spelt(form), 4, seed=0).split("train").captions == few_shot(spelt("NFC"), 4, seed=0).split("train").captions
+
+
+def test_what_is_drawn_at_one_shot_is_drawn_at_two(data: Dataset) -> None:
+    one, two = (set(few_shot(data, shots, seed=3).split("train").paths) for shots in (1, 2))
+    assert one < two
 
 
 def test_the_draw_does_not_depend_on_where_the_folder_lies_or_on_other_classes(data: Dataset) -> None:
@@ -163,7 +182,7 @@ def test_a_class_with_few_validation_images_gives_all_of_them(data: Dataset) -> 
     assert "at most 4 validation images" in drawn.notes[-1]
     assert "at most" not in few_shot(data, 4, seed=0).notes[-1]
     none = replace(data, splits={**data.splits, "val": take(val, [row for row in range(len(val)) if row not in first])})
-    with pytest.raises(DataError, match="of val"):
+    with pytest.raises(DataError, match="no image in val"):
         few_shot(none, 4, seed=0)
 
 

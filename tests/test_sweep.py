@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,18 @@ def test_what_a_method_does_not_take_is_refused_before_anything_runs() -> None:
     assert seen == [["flyp.clip_norm=none", "tp_ft.clip_norm=none"], ["flyp.clip_norm=1", "tp_ft.clip_norm=1"]]
     with pytest.raises(SettingError, match="two values or more"):
         swept("epochs=5", ["flyp"], seen.append)
+    with pytest.raises(SettingError, match=r"tp_ft\+batch_size=8 names batch_size itself"):
+        swept("batch_size=16,32", ["flyp", "tp_ft+batch_size=8"], seen.append)
+    with pytest.raises(SettingError, match="every command judges all of --alphas"):
+        swept("alpha=0.1,0.5", ["flyp"], seen.append)
+
+
+def test_sweep_over_base_classes_has_their_harmonic_mean_with_new_ones(tiny_data: Dataset) -> None:
+    new = replace(tiny_data.split("unseen/other"), name="unseen/new")
+    data = replace(tiny_data, splits={**tiny_data.splits, new.name: new})
+    means = [column for column in sweep(data, "epochs", [5, 6]).columns if column.group == "HM"]
+    assert [column.sources for column in means] == [((((part, "test"),), ((part, "unseen/new"),))) for part in ("epochs-5", "epochs-6")]
+    assert not [column for column in sweep(tiny_data, "epochs", [5, 6]).columns if column.group == "HM"]
 
 
 def test_sweep_from_end_to_end(

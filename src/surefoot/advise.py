@@ -19,6 +19,7 @@ from surefoot.data.corruptions import CORRUPTIONS
 from surefoot.data.images import Budget, Images
 from surefoot.data.layout import Dataset
 from surefoot.data.subsets import take
+from surefoot.distributed import agreed
 from surefoot.errors import ModelError, SettingError
 from surefoot.model import ImageTextModel
 from surefoot.objective import Method
@@ -77,14 +78,14 @@ def advise(
         minutes: how long training may take.
         given: training settings that the user has chosen already; they stay.
     """
-    room = available_bytes(next(model.parameters()).device)
+    room = agreed(available_bytes(next(model.parameters()).device))
     tried: list[str] = []
     choice: Advice | None = None
     for name, settings, words in [(method, {}, "you chose it")] if method else LADDER:
         own = plan.overrides_of(name)
         fitted, reasons = fit_length(dataset, plan.training_of(name, plan.training.seed), {*given, *(own.keys() & TRAINING_NAMES)})
         try:
-            cost = measure(with_method(plan, name, settings).method_of(name), model, dataset, fitted, start)
+            cost = agreed(measure(with_method(plan, name, settings).method_of(name), model, dataset, fitted, start))
         except (SettingError, ModelError) as error:
             if method:
                 raise

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from surefoot.distributed import is_first
 from surefoot.errors import DataError
 
 _PARTS = ("prediction", "label", "confidence", "group")
@@ -55,8 +56,10 @@ class Answers:
 
 
 def save_answers(folder: Path, name: str, answers: Mapping[str, Answers]) -> str:
-    """Write what was answered, {evaluation set: Answers}, and return the path relative to the folder."""
+    """Write what was answered, {evaluation set: Answers}, and return the path relative to the folder. The first process writes."""
     path = folder / "answers" / f"{file_name(name)}.npz"
+    if not is_first():
+        return path.relative_to(folder).as_posix()
     path.parent.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {"names": np.array(list(answers))}
     for number, one in enumerate(answers.values()):

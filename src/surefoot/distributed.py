@@ -33,7 +33,7 @@ def start(device: torch.device) -> torch.device:
     Raises:
         SettingError: more processes than CUDA devices.
     """
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2 or not dist.is_available():
+    if not announced() or not dist.is_available():
         return device
     local = int(os.environ.get("LOCAL_RANK", "0"))
     if device.type == "cuda":
@@ -53,6 +53,11 @@ def end() -> None:
     """Leave the process group, if there is one."""
     if _together():
         dist.destroy_process_group()
+
+
+def announced() -> bool:
+    """Whether torchrun started this process as one of several."""
+    return int(os.environ.get("WORLD_SIZE", "1")) > 1
 
 
 def _together() -> bool:
@@ -134,6 +139,15 @@ def all_rows(encode: Callable[[slice], Tensor], total: int) -> Tensor:
     """`encode` of all `total` rows [total, ...], without gradient; each process computes its share."""
     own = encode(share(total))
     return own if num_processes() == 1 or total < num_processes() else _all_rows(own.contiguous(), total)
+
+
+def agreed(value: _Value) -> _Value:
+    """What the first process has, such as a time that it measured, so that all decide alike."""
+    if num_processes() == 1:
+        return value
+    given = [value]
+    dist.broadcast_object_list(given)
+    return given[0]
 
 
 def merged(found: Mapping[_Key, _Value]) -> dict[_Key, _Value]:

@@ -10,6 +10,7 @@ from typing import Any, get_args
 
 import torch
 
+from surefoot import distributed
 from surefoot.anchors.attach import attach, default_folder
 from surefoot.compare import Plan
 from surefoot.data import Dataset, catalog, load
@@ -139,7 +140,7 @@ class Job:
 
     def load_model(self) -> ImageTextModel:
         """The pre-trained model on its device."""
-        device = pick_device(self.device)
+        device = distributed.start(pick_device(self.device))
         return load_model(self.model, device=device, precision=pick_precision(self.precision, device))
 
     def save(self, folder: Path) -> None:

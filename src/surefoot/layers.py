@@ -1,9 +1,12 @@
-"""Ranges of a tower's blocks, such as visual[-3:], as parameter names."""
+"""Ranges of a tower's blocks, such as visual[-3:], as parameter names; what trains, and what is kept for the backward pass."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Literal
+
+from torch import nn
 
 from surefoot.errors import SettingError
 
@@ -77,3 +80,22 @@ def in_range(spec: str, part: slice | int, blocks: Sequence[Sequence[str]]) -> l
             f"write {tower}[:{len(blocks)}] for all of them, {tower}[-1:] for the last."
         )
     return [name for block in taken for name in blocks[block]]
+
+
+def trains(clip: nn.Module, tower: Literal["visual", "text"]) -> bool:
+    """Whether any parameter of a tower requires a gradient, those of an adapter included."""
+    own = {name: parameter for name, parameter in clip.named_parameters() if name.startswith("visual.") == (tower == "visual")}
+    return any(parameter.requires_grad for name, parameter in own.items() if name not in ("logit_scale", "logit_bias"))
+
+
+def set_checkpointing(clip: nn.Module, enabled: bool) -> None:
+    """Keep no activations inside the blocks of the towers, and compute them again in the backward pass; or keep them.
+
+    Raises:
+        SettingError: an image tower that cannot do so.
+    """
+    visual = clip.get_submodule("visual")
+    if enabled and not any(hasattr(module, "grad_checkpointing") for module in visual.modules()):
+        raise SettingError(f"The image tower ({type(visual).__name__}) keeps all activations: set chunk_size, not checkpointing.")
+    if hasattr(clip, "set_grad_checkpointing"):
+        clip.set_grad_checkpointing(enabled)  # type: ignore[operator]

@@ -119,24 +119,6 @@ class ImageTextModel(nn.Module):
             groups.setdefault(group, []).append(name)
         return groups
 
-    def set_checkpointing(self, enabled: bool) -> None:
-        """Keep no activations inside the blocks of the towers, and compute them again in the backward pass; or keep them.
-
-        Raises:
-            SettingError: an image tower that cannot do so.
-        """
-        tower = self.clip.visual
-        if enabled and not any(hasattr(module, "grad_checkpointing") for module in tower.modules()):  # type: ignore[union-attr]
-            kind = type(tower).__name__
-            raise SettingError(f"The image tower of {self.name} ({kind}) keeps all activations: set chunk_size, not checkpointing.")
-        if hasattr(self.clip, "set_grad_checkpointing"):
-            self.clip.set_grad_checkpointing(enabled)  # type: ignore[operator]
-
-    def trains(self, tower: Literal["visual", "text"]) -> bool:
-        """Whether any parameter of a tower requires a gradient, those of an adapter included."""
-        own = {name: p for name, p in self.clip.named_parameters() if name.startswith("visual.") == (tower == "visual")}
-        return any(p.requires_grad for name, p in own.items() if name not in ("logit_scale", "logit_bias"))
-
     def blocks(self, tower: Literal["visual", "text"]) -> list[list[str]]:
         """The parameter names of each block of a tower, in order; together they are all of the tower's (see `layers.group_blocks`).
 

@@ -16,6 +16,7 @@ from surefoot.clock import Clock
 from surefoot.distributed import gathered, share
 from surefoot.errors import SettingError, unknown_name
 from surefoot.heads import LinearHead
+from surefoot.layers import trains
 from surefoot.model import ImageTextModel
 from surefoot.precision import kernel_context
 
@@ -134,7 +135,7 @@ class Forward:
     def _encode_image(self, image: Tensor, total: int) -> Tensor:
         """Of all images of the batch, of which `image` holds the share of this process."""
         with self._clock("image tower"):
-            return gathered(self._chunks.encode(self._model.encode_image, image, trains=self._model.trains("visual")), total)
+            return gathered(self._chunks.encode(self._model.encode_image, image, trains=trains(self._model.clip, "visual")), total)
 
     @property
     def in_chunks(self) -> bool:
@@ -167,8 +168,8 @@ class Forward:
                 features = self._frozen_text(rows, self.batch.tokens)
             else:
                 distinct, place = torch.unique(rows, return_inverse=True)
-                tokens, trains = self.batch.tokens[distinct[share(len(distinct))]], self._model.trains("text")
-                features = gathered(self._chunks.encode(self._model.encode_text, tokens, trains=trains), len(distinct))[place]
+                tokens, moves = self.batch.tokens[distinct[share(len(distinct))]], trains(self._model.clip, "text")
+                features = gathered(self._chunks.encode(self._model.encode_text, tokens, trains=moves), len(distinct))[place]
         return dict(zip(self.batch.text, torch.split(features, [len(r) for r in self.batch.text.values()]), strict=True))
 
     def text(self, name: str) -> Tensor:

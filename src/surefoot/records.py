@@ -21,6 +21,7 @@ from surefoot.answers import Answers as Answers
 from surefoot.answers import file_name as file_name
 from surefoot.answers import load_answers as load_answers
 from surefoot.answers import save_answers as save_answers
+from surefoot.distributed import is_first
 from surefoot.errors import DataError
 
 FILE = "records.jsonl"
@@ -298,7 +299,9 @@ _KINDS: dict[str, type[Record]] = {
 
 
 def append(folder: Path, record: Record) -> None:
-    """Add one line to the folder's records; a last line that an interruption cut off is taken away first."""
+    """Add one line to the folder's records; a last line that an interruption cut off is taken away first. The first process writes."""
+    if not is_first():
+        return
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / FILE).open("ab+") as lines:
         lines.seek(0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import functools
 import logging
+import os
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated, NoReturn
@@ -14,6 +15,8 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
+from surefoot import distributed
+from surefoot.cli import console as shared
 from surefoot.cli.bench import bench
 from surefoot.cli.caption import caption
 from surefoot.cli.check import check
@@ -33,10 +36,11 @@ from surefoot.cli.shards import shards
 from surefoot.cli.soup import soup
 from surefoot.cli.sweep import sweep
 from surefoot.cli.tune import tune
-from surefoot.errors import SurefootError
+from surefoot.errors import SettingError, SurefootError
 
 INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 RESUME = (fit, compare, tune, frontier, caption, retrieve, shards, sweep, *COMMANDS)
+TOGETHER = (fit, compare, sweep, *COMMANDS)
 _FULL = {errno.ENOSPC, errno.EDQUOT}
 _REFUSED = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP}
 
@@ -88,6 +92,8 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(command)
     def run(**given: object) -> None:
+        if distributed.announced():
+            _check_together(command)
         try:
             command(**given)
         except KeyboardInterrupt as error:
@@ -96,6 +102,14 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
             raise typer.Exit(INTERRUPTED) from error
 
     return run
+
+
+def _check_together(command: Callable[..., None]) -> None:
+    """Of several processes one speaks; a command that they cannot share is refused."""
+    if command not in TOGETHER:
+        raise SettingError(f"surefoot {command.__name__.replace('_', '-')} runs in one process. Start it without torchrun.")
+    for console in (shared.console, shared.errors):
+        console.quiet = os.environ.get("RANK", "0") != "0"
 
 
 for command, example in EXAMPLES.items():
@@ -115,6 +129,8 @@ def main() -> None:
         if error.errno in _REFUSED:
             _fail(f"{_said(error)}. Give another place, or see to it that this one may be read and written.", error)
         raise
+    finally:
+        distributed.end()
 
 
 def _said(error: OSError) -> str:

@@ -22,6 +22,7 @@ from surefoot.compare import Comparison, Plan
 from surefoot.compare.curves import kinds_of
 from surefoot.data import Dataset
 from surefoot.data.subsets import few_shot
+from surefoot.distributed import is_first
 from surefoot.job import DataOptions, Job
 from surefoot.methods import ALL
 from surefoot.model import ImageTextModel, pick_device
@@ -139,9 +140,14 @@ def carry_out(
     display = Display()
     comparison = Comparison(job.load_model(), dataset, job.plan, folder, display, curves=curves)
     display.begin(comparison)
-    job.save(folder)
-    for name, content in {COMMAND: "surefoot " + shlex.join(sys.argv[1:]) + "\n", **(files or {})}.items():
-        (folder / name).write_text(content, encoding="utf-8")
+    if is_first():
+        _write(job, folder, files or {})
     with display.live:
         comparison.run()
     return comparison
+
+
+def _write(job: Job, folder: Path, files: Mapping[str, str]) -> None:
+    job.save(folder)
+    for name, content in {COMMAND: "surefoot " + shlex.join(sys.argv[1:]) + "\n", **files}.items():
+        (folder / name).write_text(content, encoding="utf-8")

@@ -47,7 +47,7 @@ Set = Annotated[
     list[str] | None,
     typer.Option("--set", help="A setting: epochs=5, or for one method flyp.learning_rate=1e-4, l2_sp.pull=0.1. May be repeated."),
 ]
-Recipe = Annotated[str | None, typer.Option(help="'iconshift' or 'clip', which come with Surefoot, or a TOML file. Default: the model's.")]
+Recipe = Annotated[str | None, typer.Option(help="One of 'surefoot recipes', or a TOML file. Default: the model's.")]
 Corruptions = Annotated[
     bool | None, typer.Option(help="Judge corrupted test images. Default: only where the data have no shifts.", show_default=False)
 ]

@@ -20,6 +20,7 @@ from surefoot.cli.recipe import resolve
 from surefoot.cli.report import write_report
 from surefoot.compare import Comparison, Plan
 from surefoot.data import Dataset
+from surefoot.distributed import is_first
 from surefoot.errors import SettingError
 from surefoot.job import DataOptions, Job
 from surefoot.methods import wise_ft
@@ -147,10 +148,11 @@ def _write_model(comparison: Comparison, out: Path, coefficient: float | None) -
     choice = [r for r in records.read(out) if isinstance(r, records.Choice) and (r.method, r.seed) == (name, seed)][-1]
     alpha = choice.alpha if coefficient is None else coefficient
     end, _ = comparison.trained(method, comparison.plan.training_of(name, seed))
-    save_bundle(
-        out / "model", comparison.model, wise_ft(comparison.start, end, alpha), comparison.dataset, method, alpha,
-        seed=seed, settings=comparison.settings(method, comparison.plan.training_of(name, seed)), **comparison.provenance,
-    )  # fmt: skip
+    if is_first():
+        save_bundle(
+            out / "model", comparison.model, wise_ft(comparison.start, end, alpha), comparison.dataset, method, alpha,
+            seed=seed, settings=comparison.settings(method, comparison.plan.training_of(name, seed)), **comparison.provenance,
+        )  # fmt: skip
     how = "chosen on ID validation" if coefficient is None else "as asked"
     shared.console.print(f"Model: {escape(str(out / 'model'))} (alpha {alpha:g}, {how})", soft_wrap=True)
     if coefficient is None and alpha == 0:

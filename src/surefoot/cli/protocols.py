@@ -19,6 +19,7 @@ from surefoot.cli.recipe import resolve
 from surefoot.cli.report import COMMAND, write_report, write_series
 from surefoot.cli.tune import Space, tuned_plan
 from surefoot.compare import Comparison, Plan, series
+from surefoot.distributed import is_first
 from surefoot.job import Cut, DataOptions, Job
 from surefoot.methods import ALL
 from surefoot.model import pick_device
@@ -40,7 +41,7 @@ EXAMPLES = {
     "context": "surefoot context iconshift --methods tp_ft,car_ft --out runs/context",
     "few-shot": "surefoot few-shot iconshift --shots 1,2,4 --seeds 0,1,2,3,4 --out runs/few-shot",
     "base-to-new": "surefoot base-to-new pets cars --shots 16 --methods tp_ft,clip_cite --out runs/base-to-new",
-    "domains": "surefoot domains pacs --root data --methods tp_ft,car_ft --set steps=5000 --out runs/pacs",
+    "domains": "surefoot domains pacs --root data --recipe car_ft/domainbed --out runs/pacs",
     "cross": "surefoot cross cars flowers pets --shots 16 --methods tp_ft,clip_cite --out runs/cross",
     "zeroshot-transfer": "surefoot zeroshot-transfer photos flowers pets --methods flyp,arf --out runs/zeroshot-transfer",
     "transfer": "surefoot transfer flowers pets --methods tp_ft,flyp --out runs/transfer",
@@ -123,6 +124,8 @@ def carry_through(
     if set(job.plan.methods) == set(ALL):
         for part in protocol.parts:
             job = replace(job, plan=possible(job.plan, part.dataset, job.load_model))
+    if job.plan.corruptions is None:  # no protocol's table has them
+        job = replace(job, plan=replace(job.plan, corruptions=False))
     found: dict[str, list[records.Evaluation]] = {}
     for number, part in enumerate(protocol.parts, start=1):
         shared.console.print(f"{protocol.name}: {part.name} ({number} of {len(protocol.parts)})", highlight=False, markup=False)
@@ -131,9 +134,10 @@ def carry_through(
             own = replace(own, plan=tuned_plan(own, part.dataset, folder, trials, list(space) if space else None))
         found[part.name] = evaluations_of(carry_out(own, part.dataset, folder), own.plan)
         write_report(folder)
-    series.write(protocol, found, out, [each.data for each in options])
-    (out / COMMAND).write_text("surefoot " + shlex.join(sys.argv[1:]) + "\n", encoding="utf-8")
-    write_series(out)
+    if is_first():
+        series.write(protocol, found, out, [each.data for each in options])
+        (out / COMMAND).write_text("surefoot " + shlex.join(sys.argv[1:]) + "\n", encoding="utf-8")
+        write_series(out)
 
 
 def _plan_of(plan: Plan, part: Part) -> Plan:

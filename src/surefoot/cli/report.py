@@ -12,6 +12,7 @@ from rich.markup import escape
 from surefoot import records
 from surefoot.bundle import CARD
 from surefoot.cli.console import console
+from surefoot.distributed import is_first
 from surefoot.report import (
     frontier_svg,
     markdown,
@@ -41,7 +42,9 @@ def is_protocol(folder: Path) -> bool:
 
 
 def write_report(folder: Path) -> None:
-    """The page, the table as markdown and the picture alone, in report/; the table on the console too."""
+    """The page, the table as markdown and the picture alone, in report/; the table on the console too. The first process writes."""
+    if not is_first():
+        return
     found = list(records.read(folder))
     page = write_page(folder, folder / "report", command=command_of(folder), notes=delivered(folder, found))
     (page.parent / "table.md").write_text(markdown(rows(found)), encoding="utf-8")
@@ -53,6 +56,8 @@ def write_report(folder: Path) -> None:
 
 def write_series(folder: Path) -> None:
     """The page of a protocol's table, the table as markdown and its picture, in report/; the table on the console too."""
+    if not is_first():
+        return
     found = list(records.read(folder))
     page = write_series_page(folder, folder / "report", command=command_of(folder, *parts_in(folder)))
     (page.parent / "table.md").write_text(series_markdown(found), encoding="utf-8")

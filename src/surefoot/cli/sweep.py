@@ -86,6 +86,12 @@ def swept(over: str, methods: list[str], check: Callable[[list[str]], object]) -
     typed = shared.names(text) or []
     if not equals or len(typed) < 2:
         raise SettingError(f"--over is '{over}'. Write a setting and two values or more, such as learning_rate=1e-5,1e-4.")
+    if key == "alpha":
+        raise SettingError(
+            "WiSE-FT's alpha is no setting of a run: every command judges all of --alphas. CAR-FT's alpha is context_weight."
+        )
+    if held := [name for name in methods if any(part.partition("=")[0] == key for part in name.split("+")[1:])]:
+        raise SettingError(f"{', '.join(held)} names {key} itself, which --over {over} would set. Leave it out of --methods.")
     if key == SHOTS:
         return key, list(shared.numbers(text, "--over shots") or ())
     for value in typed:

@@ -24,6 +24,8 @@ from surefoot.config import parse_assignments
 from surefoot.data import Dataset, load
 from surefoot.data.subsets import base_to_new as base_half
 from surefoot.data.survey import verified
+from surefoot.distributed import announced
+from surefoot.errors import SettingError
 from surefoot.job import DataOptions, Job, pick_precision
 from surefoot.model import load_model, pick_device
 from surefoot.train import Step
@@ -111,6 +113,8 @@ def tuned_plan(job: Job, dataset: Dataset, out: Path, trials: int, space: list[s
         trials: of each method.
         space: what is searched; where a method has nothing of it, and without one, its own default space.
     """
+    if announced():
+        raise SettingError("Settings are searched by one process. Run 'surefoot tune' without torchrun, and give its recipe by --recipe.")
     plan, model, wanted = job.plan, job.load_model(), parse_space(space) if space else {}
     for name in job.plan.tuned:
         known = searchable(job.plan, name)

@@ -20,6 +20,7 @@ from surefoot.compare.references import References, robustness
 from surefoot.data.images import Budget, Images
 from surefoot.data.layout import Dataset
 from surefoot.data.subsets import few_shot
+from surefoot.distributed import is_first, num_processes, wait
 from surefoot.errors import DataError, SettingError, TrainingError
 from surefoot.identity import weights_hash
 from surefoot.methods import get, wise_ft
@@ -60,6 +61,10 @@ class Comparison:
         *,
         curves: Sequence[str] = (),
     ) -> None:
+        if curves and num_processes() > 1:
+            raise SettingError(
+                "Curves are drawn by one process. Run without --curves first, then the same command with them and no torchrun."
+            )
         self.model, self.plan, self.folder = model, plan, folder
         self.watcher = watcher or Watcher()
         self.data_of = {seed: dataset if plan.shots is None else few_shot(dataset, plan.shots, seed=seed) for seed in plan.seeds}
@@ -83,6 +88,7 @@ class Comparison:
     def run(self) -> list[records.Evaluation]:
         """All evaluations of the plan; the choices and differences that follow from them and from all other runs that stand in the folder
         are written too. The model gets its first weights back."""
+        wait()  # until all processes have read what stands in the folder
         self._describe()
         try:
             self.zero = self._zero_shot()
@@ -93,7 +99,9 @@ class Comparison:
             self.references.run(self.judge, self.start, self.budget, self.watcher)
         finally:  # whoever goes on with the model after an interruption must not take tuned weights for the pre-trained ones
             self.model.load_weights(part(self.start, "model"))
-        self._conclude([record for record in self.done.values() if self.standing.holds(record)])
+        if is_first():
+            self._conclude([record for record in self.done.values() if self.standing.holds(record)])
+        wait()
         return found
 
     def missing(self, name: str, seed: int) -> list[float]:
@@ -182,7 +190,9 @@ class Comparison:
             fitted = self._fit(self._run_of(method, training), path.with_suffix(".resume"))
             record = _trained_record(method, training, settings, fitted)
             write(path, fitted.state, {"settings": json.dumps(settings), "trained": json.dumps(vars(record))})
-        path.with_suffix(".resume").unlink(missing_ok=True)  # also that of a run that was killed after its weights were written
+        wait()
+        if is_first():
+            path.with_suffix(".resume").unlink(missing_ok=True)  # also that of a run that was killed after its weights were written
         try:
             with safe_open(path, framework="pt") as stored:
                 record = records.Trained(**json.loads(stored.metadata()["trained"]))
@@ -221,6 +231,7 @@ class Comparison:
         self.done[key] = evaluation(
             self.folder, self.dataset.name, method, seed, alpha, settings, outcome, self.provenance, train_seconds=seconds
         )
+        wait()  # until the answers are on disk
 
     def _tell(self, key: Key) -> records.Evaluation:
         """The record of `key`, written if it is new, or if a run of other settings, data or weights stands behind it."""

@@ -14,6 +14,7 @@ from surefoot.compare.plan import Plan, Watcher
 from surefoot.data.images import Budget
 from surefoot.data.layout import Dataset
 from surefoot.data.subsets import fraction
+from surefoot.distributed import is_first
 from surefoot.errors import SettingError
 from surefoot.methods.reference import REFERENCE, reference
 from surefoot.model import ImageTextModel
@@ -118,7 +119,8 @@ class References:
             train_seconds=fitted.seconds,
         )
         records.append(self.folder, record)
-        resume.unlink(missing_ok=True)
+        if is_first():
+            resume.unlink(missing_ok=True)
 
     def _of_these_data(self) -> Iterator[records.Reference]:
         for record in records.read(self.folder):

@@ -56,7 +56,9 @@ def table(protocol: Protocol, found: Mapping[str, Evaluations], folder: Path, da
     for name, row in rows.items():
         made += [_summary(name, row, column, runs) for column in protocol.columns if _has(row, column)]
     for a, b in _pairs(list(rows)):
-        both = [column for column in protocol.columns if _has(rows[a], column) and _has(rows[b], column)]
+        both = [
+            column for column in protocol.columns if _has(rows[a], column) and _has(rows[b], column) and _paired(rows[a], rows[b], column)
+        ]
         made += [difference(a, b, rows, column, folder, runs) for column in both]
     return made
 
@@ -73,7 +75,8 @@ def rows_of(protocol: Protocol, found: Mapping[str, Evaluations], folder: Path) 
 
 def difference(a: str, b: str, rows: Rows, column: Column, folder: Path, runs: str = "") -> records.Difference:
     """`a` minus `b` on a column, paired by image and seed, as `conclusions.difference` has it; the sets of a mean count alike."""
-    seeds = sorted(set(_seeds(rows[a], column)) | set(_seeds(rows[b], column)))
+    with_seeds = [rows[row] for row in (a, b) if not _without_seeds(rows[row])] or [rows[a]]
+    seeds = sorted(set[int].intersection(*(set(_seeds(row, column)) for row in with_seeds)))
     answers = [[_answers(rows[row], column, seeds, folder) for row in (a, b)] for column in _one_by_one(column)]
     interval = _interval(column, [one[0] for one in answers], [one[1] for one in answers])
     num_images = sum(len(one[0][0].label) for one in answers)
@@ -116,14 +119,26 @@ def _seeds(row: Mapping[str, Evaluations], column: Column) -> list[int]:
 
 
 def _of_seed(evaluations: Evaluations, seed: int) -> records.Evaluation:
-    """The evaluation of a seed; the single one of a model without seeds stands for every seed."""
-    return next((one for one in evaluations if one.seed == seed), evaluations[0])
+    """The evaluation of a seed; the single one of the zero-shot model stands for every seed."""
+    if evaluations[0].method == "zero_shot":
+        return evaluations[0]
+    return next(one for one in evaluations if one.seed == seed)
+
+
+def _without_seeds(row: Mapping[str, Evaluations]) -> bool:
+    """Whether a row is the zero-shot model, which is the same for every seed."""
+    return all(one.method == "zero_shot" for evaluations in row.values() for one in evaluations)
 
 
 def _has(row: Mapping[str, Evaluations], column: Column) -> bool:
     """Whether a row was measured on everything that a column needs, on common seeds."""
     measured = all(name in one.accuracy for sources in column.sources for part, name in sources for one in row[part])
     return measured and bool(_seeds(row, column))
+
+
+def _paired(a: Mapping[str, Evaluations], b: Mapping[str, Evaluations], column: Column) -> bool:
+    """Whether two rows have a seed in common, or one of them is the same for all seeds."""
+    return _without_seeds(a) or _without_seeds(b) or bool(set(_seeds(a, column)) & set(_seeds(b, column)))
 
 
 def _pairs(names: Sequence[str]) -> list[tuple[str, str]]:
@@ -144,7 +159,7 @@ def _one_by_one(column: Column) -> list[Column]:
 def _answers(row: Mapping[str, Evaluations], column: Column, seeds: Sequence[int], folder: Path) -> list[records.Answers]:
     """What a row answered on the one source of a column: an answer for each seed, or one for a model without seeds."""
     ((part, name),) = column.sources[0]
-    found = row[part] if len(row[part]) == 1 and row[part][0].method == "zero_shot" else [_of_seed(row[part], seed) for seed in seeds]
+    found = row[part] if row[part][0].method == "zero_shot" else [_of_seed(row[part], seed) for seed in seeds]
     return [conclusions.answers_of(folder / part, one.answers)[name] for one in found]
 
 

@@ -22,6 +22,7 @@ from __future__ import annotations
 import json
 import re
 import tomllib
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -196,18 +197,37 @@ def _rows(shard: Shard, class_names: Sequence[str], unread: dict[str, None]) -> 
     for key, sample in _samples(shard, unread).items():
         image, more = _image(shard, key, sample), _json(shard, sample)
         label = _label(shard, key, _class(shard, sample, more), place, len(class_names))
-        caption = _text(shard, sample, ".txt") or str(more.get("caption") or "")
-        yield shard.path / image.name, label, caption.strip(), str(more.get("group", ""))
+        caption = _text(shard, sample, ".txt") or _told(shard, key, more, "caption")
+        yield shard.path / image.name, label, caption.strip(), _told(shard, key, more, "group")
+
+
+def _told(shard: Shard, key: str, more: Mapping[str, Any], name: str) -> str:
+    """A text of KEY.json; "" for none, or null."""
+    found = more.get(name)
+    if found is not None and not isinstance(found, str):
+        raise DataError(f"{shard.path}: {name} of {key}.json is {found!r}; it must be one text. Pack the shard again.")
+    return found or ""
 
 
 def _renumbered(path: Path, labels: Sequence[int], own: Sequence[str], known: Sequence[str]) -> tuple[int, ...]:
     """Labels by the numbers of train, for a set that names some of the same classes in an order of its own, as ImageNet-R does."""
-    place = {called: label for label, called in reversed(list(enumerate(known)))}
-    if strange := [called for called in own if called not in place]:
+    place = {key: label for label, key in enumerate(_counted(known))}
+    keys = _counted(own)
+    if strange := [called for called, number in keys if (called, number) not in place]:
         raise DataError(
             f"{path} names classes that train does not have: {listed(strange)}. Rename them, or move the set to unseen/<name>/."
         )
-    return tuple(place[own[label]] for label in labels)
+    return tuple(place[keys[label]] for label in labels)
+
+
+def _counted(names: Sequence[str]) -> list[tuple[str, int]]:
+    """Each name with how often it stood before: ImageNet has two classes called missile, the first and the second of which stay apart."""
+    seen: Counter[str] = Counter()
+    found = []
+    for name in names:
+        found.append((name, seen[name]))
+        seen[name] += 1
+    return found
 
 
 def _toml(path: Path, keys: Sequence[str]) -> dict[str, Any]:

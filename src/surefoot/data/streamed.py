@@ -103,36 +103,33 @@ def download(address: str, cache: Path) -> Path:
         return target
     target.parent.mkdir(parents=True, exist_ok=True)
     partial, problem = target.with_name(target.name + ".part"), ""
-    with _alone(partial) as file:
+    with _alone(target.with_name(target.name + ".lock")):
         if target.is_file():  # another process was faster
             return target
-        for attempt in range(TRIES):
-            if attempt:
-                time.sleep(PAUSE)
-            if not (problem := _transfer(address, file)):
-                break
-        kept = file.seek(0, os.SEEK_END)
-    if problem:
-        raise DataError(f"{address} could not be downloaded ({problem}). Run the same command again: {kept} bytes are kept.")
-    try:
-        partial.replace(target)
-    except FileNotFoundError:
-        if not target.is_file():  # else another process was faster
-            raise
+        with partial.open("ab") as file:
+            for attempt in range(TRIES):
+                if attempt:
+                    time.sleep(PAUSE)
+                if not (problem := _transfer(address, file)):
+                    break
+            kept = file.seek(0, os.SEEK_END)
+        if problem:
+            raise DataError(f"{address} could not be downloaded ({problem}). Run the same command again: {kept} bytes are kept.")
+        partial.replace(target)  # before another process may begin
     return target
 
 
 @contextmanager
-def _alone(partial: Path) -> Iterator[BinaryIO]:
-    """The unfinished file, which one process writes at a time."""
-    with partial.open("ab") as file:
+def _alone(lock: Path) -> Iterator[None]:
+    """One process at a time does what this surrounds."""
+    with lock.open("ab") as file:
         try:
             import fcntl
         except ImportError:  # Windows
             pass
         else:
             fcntl.flock(file, fcntl.LOCK_EX)
-        yield file
+        yield
 
 
 def _transfer(address: str, file: BinaryIO) -> str:

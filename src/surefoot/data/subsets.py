@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import unicodedata
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -43,7 +44,7 @@ def few_shot(dataset: Dataset, shots: int, *, seed: int) -> Dataset:
 
     That is the convention of CoOp, which CLIP-CITE follows; test, shifts and unseen classes stay whole. The images are drawn from the
     given train and val, in each class by the order of a hash of seed, class and file, so that neither the order of files nor another
-    class has a say. What each class gets at 1 shot need not be among what it gets at 2.
+    class has a say. With one seed, what each class gets at 1 shot is among what it gets at 2.
 
     Args:
         dataset: with train and val.
@@ -74,9 +75,11 @@ def _draw(dataset: Dataset, split: Split, number: int, seed: int, *, least: int)
     for label, name in enumerate(split.class_names):
         own = [row for row, other in enumerate(split.labels) if other == label]
         if len(own) < least:
+            if not own:
+                raise DataError(f"Class '{name}' has no image in {split.name}. Add one, or leave the class out of all splits.")
             raise DataError(
-                f"{least} images of each class of {split.name} are asked for, and '{name}' has {len(own)}. "
-                "Ask for fewer shots, add images, or let such classes give all they have by --fewer."
+                f"{least} images of each class of {split.name} are asked for, and '{name}' has {len(own)}. Ask for fewer shots or add "
+                "images; 'surefoot few-shot' and the other protocols let such classes give all they have by --fewer."
             )
         rows += sorted(own, key=lambda row: _ticket(dataset, split, row, seed))[:number]
     return take(split, sorted(rows))
@@ -84,7 +87,8 @@ def _draw(dataset: Dataset, split: Split, number: int, seed: int, *, least: int)
 
 def _ticket(dataset: Dataset, split: Split, row: int, seed: int) -> str:
     """A hash that orders the images of a class; it holds the place within the data set, so that a moved folder gives the same draw."""
-    place = (split.name, split.class_names[split.labels[row]], dataset.written(split.paths[row]))
+    texts = (split.name, split.class_names[split.labels[row]], dataset.written(split.paths[row]))
+    place = tuple(unicodedata.normalize("NFC", text) for text in texts)  # file systems differ in how they spell accented letters
     return hashlib.sha256(repr((seed, *place)).encode()).hexdigest()
 
 

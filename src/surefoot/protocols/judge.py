@@ -17,6 +17,7 @@ from torch import Tensor
 from surefoot.data.corruptions import CORRUPTIONS, corrupt
 from surefoot.data.images import Budget, Images
 from surefoot.data.layout import Dataset
+from surefoot.distributed import merged, num_processes, rank
 from surefoot.heads import class_weight, context_weight, prompt_embeddings
 from surefoot.model import ImageTextModel, probe_names
 from surefoot.objective import Method
@@ -64,7 +65,7 @@ class Judge:
     corruptions: bool | None = None
     on_images: Callable[[int], None] | None = None
     _images: dict[str, Images] = field(default_factory=dict)
-    _start_features: dict[str, list[Tensor]] = field(default_factory=dict)
+    _start_features: dict[_Place, Tensor] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         data, budget = self.dataset, self.budget or Budget()
@@ -103,11 +104,12 @@ class Judge:
         classes are always answered by the model's own text tower. Context recognition swaps the image tower only ("context"), or both
         ("context_own"). Members whose image tower did not move share the zero-shot model's features, which are the same.
         """
-        found: list[dict[str, list[Answers]]] = [{} for _ in members]
+        found: _Found = {}
         with torch.inference_mode():
             for one in self._pass(members):
-                _add(found[one.number], self._answers(one, self._logits(one.name, one.features, one.heads)))
-        return [_outcome(one) for one in found]
+                given = self._answers(one, self._logits(one.name, one.features, one.heads))
+                found |= {(one.number, one.order, name): answers for name, answers in given.items()}
+        return _outcomes(found, len(members))
 
     def ensembles(self, method: Method, state: Mapping[str, Tensor], alphas: Sequence[float]) -> list[Outcome]:
         """Evaluate output-space ensembles of theta_0 and one set of weights theta_1, all in one pass over the images by theta_1.
@@ -129,15 +131,15 @@ class Judge:
         References:
             Wortsman et al., "Robust fine-tuning of zero-shot models", CVPR 2022 (the comparison with ensembles of the outputs).
         """
-        found: list[dict[str, list[Answers]]] = [{} for _ in alphas]
+        found: _Found = {}
         with torch.inference_mode():
             for one in self._pass([Member.of(method, state)]):
                 first = self._logits(one.name, one.start.to(self.device), self._text_answers(self._start_texts))
                 second = self._logits(one.name, one.features, one.heads)
-                for alpha, own in zip(alphas, found, strict=True):
+                for number, alpha in enumerate(alphas):
                     mixed = {key: (1 - alpha) * logits + alpha * second[key] for key, logits in first.items()}
-                    _add(own, self._answers(one, mixed))
-        return [_outcome(one) for one in found]
+                    found |= {(number, one.order, name): answers for name, answers in self._answers(one, mixed).items()}
+        return _outcomes(found, len(alphas))
 
     def _pass(self, members: Sequence[Member]) -> Iterator[_Seen]:
         """Every batch of images as every member sees it; members whose image tower did not move come last, with theta_0's features."""
@@ -147,43 +149,48 @@ class Judge:
         for number, member in enumerate(members):
             if number not in moved:
                 heads = self._heads(member.method, member.state())
-                for name, batches in self._start_features.items():
-                    for place, features in enumerate(batches):
-                        yield _Seen(number, name, place, features.to(self.device), features, heads)
+                for (order, name, place), features in self._start_features.items():
+                    yield _Seen(number, order, name, place, features.to(self.device), features, heads)
 
     def _encode(self, moved: Mapping[int, Member]) -> Iterator[_Seen]:
         """The images as the members see them whose image tower moved; theta_0's features are kept if they are not known yet.
 
         Features of a chunk of images become answers at once: those of all images by many members would not fit into memory.
         """
-        start = self._start_features or {name: [] for name in self.splits}
+        start: dict[_Place, Tensor] = self._start_features or {}
         heads: dict[int, _Heads] = {}
         for chunk in self._chunks():
             if start is not self._start_features:
                 self._load(self.start)
-                for name, _, batch in chunk:
-                    start[name].append(self._encoded(batch).cpu())
+                for place, batch in chunk:
+                    start[place] = self._encoded(batch).cpu()
             for number, member in moved.items():
                 self._load(state := member.state())
                 heads[number] = heads.get(number) or self._heads(member.method, state, loaded=True)
-                for name, place, batch in chunk:
-                    yield _Seen(number, name, place, self._encoded(batch), start[name][place], heads[number])
+                for place, batch in chunk:
+                    yield _Seen(number, *place, self._encoded(batch), start[place], heads[number])
         self._start_features = start
 
     def _encoded(self, batch: Tensor) -> Tensor:
         features = self.model.encode_image(batch.to(self.device))
         if self.on_images:
-            self.on_images(len(batch))
+            self.on_images(len(batch) * num_processes())  # the others are about as far
         return features
 
-    def _chunks(self) -> Iterator[list[tuple[str, int, Tensor]]]:
-        """(set, number of the batch, preprocessed images) of all sets in their order, as many at a time as memory is given for."""
-        chunk: list[tuple[str, int, Tensor]] = []
+    def _chunks(self) -> Iterator[list[tuple[_Place, Tensor]]]:
+        """Batches of preprocessed images of all sets in their order, as many at a time as memory is given for.
+
+        Of several processes each reads every so many batches; its answers join those of the others at the end.
+        """
+        chunk: list[tuple[_Place, Tensor]] = []
         size = 0
-        for name, images in self._images.items():
-            for place, batch in enumerate(images.batches(EVALUATION_BATCH)):
+        parts = [(name, place) for name, images in self._images.items() for place in range(-(-len(images) // EVALUATION_BATCH))]
+        for order in range(rank(), len(parts), num_processes()):
+            name, place = parts[order]
+            here = slice(place * EVALUATION_BATCH, (place + 1) * EVALUATION_BATCH)
+            for batch in self._images[name].batches(EVALUATION_BATCH, here):
                 for of, variant in self._variants(name, batch):
-                    chunk.append((of, place, variant))
+                    chunk.append(((order, of, place), variant))
                     size += variant.numel() * variant.element_size()
                     if size >= CHUNK_BYTES:
                         yield chunk
@@ -280,9 +287,10 @@ class _Heads:
 @dataclass(frozen=True)
 class _Seen:
     """A batch of the set `name`, the one at `place`, as member `number` sees it: its features [N, D], theta_0's `start` [N, D] (on the
-    CPU), and what answers."""
+    CPU), and what answers; `order` counts the batches of all sets."""
 
     number: int
+    order: int
     name: str
     place: int
     features: Tensor
@@ -290,13 +298,18 @@ class _Seen:
     heads: _Heads
 
 
-def _outcome(found: Mapping[str, Sequence[Answers]]) -> Outcome:
-    return Outcome({name: Answers.joined(parts) for name, parts in found.items()})
+_Place = tuple[int, str, int]
+"""Number of a batch among those of all sets, the set, and number of the batch within the set."""
+_Found = dict[tuple[int, int, str], Answers]
+"""{(member, number of the batch, evaluation set): answers}."""
 
 
-def _add(found: dict[str, list[Answers]], more: Mapping[str, Answers]) -> None:
-    for name, given in more.items():
-        found.setdefault(name, []).append(given)
+def _outcomes(found: _Found, number: int) -> list[Outcome]:
+    """What all processes found, put together for each member in the order of the images."""
+    parts: list[dict[str, list[Answers]]] = [{} for _ in range(number)]
+    for (member, _, name), given in sorted(merged(found).items(), key=lambda one: one[0][1]):
+        parts[member].setdefault(name, []).append(given)
+    return [Outcome({name: Answers.joined(own) for name, own in one.items()}) for one in parts]
 
 
 def answers(logits: Tensor, label: Sequence[int], among: Sequence[int] | None = None) -> Answers:

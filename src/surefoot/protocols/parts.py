@@ -22,11 +22,10 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from surefoot.answers import file_name
-from surefoot.data.digest import digests
 from surefoot.data.layout import Dataset, Split, listed
-from surefoot.data.splits import assign, key_of
-from surefoot.data.subsets import NEW, base_to_new, few_shot, joined, only_classes, take
+from surefoot.data.subsets import NEW, base_to_new, few_shot, only_classes
 from surefoot.errors import DataError, SettingError, unknown_name
+from surefoot.protocols.domains import domains_of, fold
 
 Source = tuple[str, str]
 """A part, and a column of its evaluations that is the accuracy on one set of images."""
@@ -104,7 +103,11 @@ def shift(dataset: Dataset) -> Protocol:
     name = dataset.name
     each = [Column(split.name.removeprefix("shifts/"), (((name, split.name),),), "Shifts") for split in dataset.shifts]
     shifts = tuple(source for column in each for source in column.sources[0])
-    means = (Column("Avg. shifts", (shifts,)), Column("Avg. all", (((name, "test"), *shifts),)))
+    means = [Column("Avg. shifts", (shifts,)), Column("Avg. all", (((name, "test"), *shifts),))]
+    own = [column.name for column, split in zip(each, dataset.shifts, strict=True) if split.mapped]
+    if own and len(own) < len(each):  # CAR-FT and CLIP-CITE average without ObjectNet
+        rest = tuple(source for column in each if column.name not in own for source in column.sources[0])
+        means.insert(1, Column(f"Avg. shifts without {listed(own)}", (rest,)))
     return Protocol("shift", (Part(name, dataset),), (Column("ID", (((name, "test"),),)), *each, *means))
 
 
@@ -169,14 +172,17 @@ def sweep(dataset: Dataset, key: str, values: Sequence[Any]) -> Protocol:
 
 
 def _points(dataset: Dataset, parts: Mapping[str, Part]) -> tuple[Column, ...]:
-    """ID, the mean of the shifts and unseen classes, each along parts by their labels."""
+    """ID, the mean of the shifts, unseen classes and of base and new ones the harmonic mean, each along parts by their labels."""
     groups: list[tuple[str, list[str]]] = [("ID", ["test"])]
     if dataset.shifts:
         groups.append(("Avg. shifts", [split.name for split in dataset.shifts]))
     groups += [(_unseen_title(split, dataset), [split.name]) for split in dataset.unseen]
-    return tuple(
+    found = [
         Column(label, (tuple((part.name, name) for name in names),), group) for group, names in groups for label, part in parts.items()
-    )
+    ]
+    if NEW in dataset.splits:
+        found += [Column(label, (((part.name, "test"),), ((part.name, NEW),)), "HM") for label, part in parts.items()]
+    return tuple(found)
 
 
 def halves(datasets: Sequence[Dataset]) -> Protocol:
@@ -213,14 +219,15 @@ def leave_one_out(dataset: Dataset, *, seed: int = 0, val_share: float = DOMAIN_
         DataError: one domain only, or domains that together do not hold every class.
 
     Differences:
-        DomainBed draws validation images of a domain without regard to their classes, and judges a held-out domain on 80% of its images;
-        here each class gives its share, and a held-out domain is judged whole.
+        DomainBed draws validation images of a domain without regard to their classes, anew for each trial, averages validation accuracy
+        over the training domains, and judges a held-out domain on 80% of its images; here each class gives its share, all seeds share one
+        draw, validation images count alike whatever their domain, and a held-out domain is judged whole.
 
     References:
         Gulrajani & Lopez-Paz, "In search of lost domain generalization", ICLR 2021. Mao et al. (CAR-FT), table 2.
     """
     domains = domains_of(dataset)
-    parts = tuple(Part(name, _fold(dataset, domains, name, seed, val_share)) for name in domains)
+    parts = tuple(Part(name, fold(dataset, domains, name, seed, val_share)) for name in domains)
     columns = [Column(name, (((name, f"shifts/{name}"),),)) for name in domains]
     average = Column(AVERAGE, (tuple(source for column in columns for source in column.sources[0]),))
     note = (
@@ -228,48 +235,6 @@ def leave_one_out(dataset: Dataset, *, seed: int = 0, val_share: float = DOMAIN_
         f"were kept for validation, drawn with seed {seed}."
     )
     return Protocol("domains", parts, (*columns, average), (note,))
-
-
-def domains_of(dataset: Dataset) -> dict[str, Split]:
-    """{domain: all its images}: train, val and test together, and each shift.
-
-    Raises:
-        DataError: there is no shift, two domains have one name, or a shift has class names of its own.
-    """
-    if not dataset.shifts:
-        raise DataError(f"{dataset.root} holds one domain. Put each of the others into shifts/<name>/<class>/.")
-    own = [dataset.splits[name] for name in ("train", "val", "test") if name in dataset.splits]
-    name = dataset.id_context or "train"
-    found = {name: replace(joined(own), name=name)}
-    for split in dataset.shifts:
-        domain = split.name.removeprefix("shifts/")
-        if domain in found:
-            raise DataError(f"{dataset.root} has two domains called {domain}. Rename {split.name}, or id_context.")
-        if split.mapped:
-            raise DataError(f"{split.name} of {dataset.root} has class names of its own and is no domain. Leave it out.")
-        found[domain] = split
-    return found
-
-
-def _fold(dataset: Dataset, domains: dict[str, Split], held_out: str, seed: int, val_share: float) -> Dataset:
-    """The data set in which one domain is the only shift and all others are train and val, each image grouped by its domain."""
-    parts: dict[str, list[Split]] = {"train": [], "val": []}
-    for name, domain in domains.items():
-        if name == held_out:
-            continue
-        keys = [key_of(dataset.written(path)) for path in domain.paths]
-        went = assign(keys, domain.labels, digests(domain.paths), {"val": val_share}, seed)
-        for split, own in parts.items():
-            part = take(domain, [row for row, of in enumerate(went) if of == split])
-            own.append(replace(part, groups=(name,) * len(part)))
-    splits = {name: replace(joined(own), name=name) for name, own in parts.items()}
-    if lacking := [name for label, name in enumerate(dataset.class_names) if label not in set(splits["train"].labels)]:
-        raise DataError(
-            f"Without {held_out} no domain of {dataset.root} holds images of {listed(lacking)}. Add some, or leave the classes out."
-        )
-    held = replace(domains[held_out], name=f"shifts/{held_out}")
-    note = f"Domain {held_out} is held out: {len(splits['train'])} training and {len(splits['val'])} validation images of the others."
-    return replace(dataset, splits={**splits, held.name: held}, id_context=None, notes=(*dataset.notes, note))
 
 
 def cross(source: Dataset, targets: Sequence[Dataset]) -> Protocol:
@@ -338,8 +303,13 @@ def _distinct(datasets: Sequence[Dataset]) -> Sequence[Dataset]:
     """The data sets, each of which has a name of its own that can be a folder's.
 
     Raises:
-        DataError: two of one name.
+        DataError: two of one name, or a name that is no folder's.
     """
+    for data in datasets:
+        if data.name in ("report", ".", "..") or {"/", "\\"} & set(data.name):
+            raise DataError(
+                f"{data.root} is called '{data.name}', which cannot be a folder's name here. Set another name in its dataset.toml."
+            )
     names = [data.name for data in datasets]
     if twice := {name for name in names if names.count(name) > 1}:
         roots = " and ".join(str(data.root) for data in datasets if data.name in twice)

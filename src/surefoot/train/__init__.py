@@ -1,10 +1,10 @@
 """Training: one loop, one optimizer step, for every method."""
 
 from surefoot.train.batches import batches
-from surefoot.train.loop import Fitted, fit, schedule
+from surefoot.train.loop import Fitted, fit
 from surefoot.train.parameters import select
 from surefoot.train.preflight import preflight
-from surefoot.train.settings import Step, Training, settings_of
+from surefoot.train.settings import Step, Training, schedule, settings_of
 from surefoot.train.state import State, pack, part, start_state, text_head
 
 __all__ = [

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from surefoot.distributed import is_first
 from surefoot.errors import TrainingError
 
 logger = logging.getLogger(__name__)
@@ -65,11 +66,13 @@ def save(path: Path, identity: str, progress: Progress, tensors: Mapping[str, Te
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
-    """Write tensors and plain metadata as safetensors, in one piece.
+    """Write tensors and plain metadata as safetensors, in one piece; of several processes the first one does.
 
     Raises:
         TrainingError: no room, or no right to write; no partial file stays.
     """
+    if not is_first():
+        return
     partial = path.with_name(path.name + ".part")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

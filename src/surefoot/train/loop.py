@@ -23,6 +23,7 @@ from surefoot.data.layout import Dataset
 from surefoot.distributed import is_first, rank, wait
 from surefoot.errors import TrainingError
 from surefoot.heads import LinearHead
+from surefoot.layers import set_checkpointing
 from surefoot.metrics import Score
 from surefoot.model import ImageTextModel
 from surefoot.objective import Batch, Forward, Method, Moved, Objective, Stage
@@ -31,12 +32,12 @@ from surefoot.train.batches import PAIRS, batches, seed_dropout
 from surefoot.train.checkpoint import Progress
 from surefoot.train.keep import Keeper
 from surefoot.train.parallel import Steps
-from surefoot.train.parameters import TOWERS, Moving, optimizer_groups, select, train_mode
+from surefoot.train.parameters import TOWERS, Moving, optimizer_groups, select, stage_identity, train_mode
 from surefoot.train.preflight import preflight
 from surefoot.train.reference import CONTEXTS, FrozenReference
-from surefoot.train.settings import Step, Training, settings_of
-from surefoot.train.state import State, pack, part, start_state, text_head
-from surefoot.train.texts import EncodedOnce
+from surefoot.train.settings import Step, Training, schedule, settings_of
+from surefoot.train.state import State, pack, part, put, start_state, text_head
+from surefoot.train.texts import frozen_texts
 from surefoot.train.validate import Validation, encode_all
 
 CHECKPOINT_SECONDS = 120.0
@@ -199,11 +200,11 @@ class _Run:
             if not stage.groups & TOWERS:
                 self.run_cached(stage)
             else:
-                self.model.set_checkpointing(self.training.checkpointing)
+                set_checkpointing(self.model.clip, self.training.checkpointing)
                 moving = select(stage, self.model, self.head, seed=self.training.seed)
                 self.minimise(stage, stage.objective, moving, self.images, resumed=resumed)
         finally:
-            self.model.set_checkpointing(False)
+            set_checkpointing(self.model.clip, False)
             adapters.fold(self.model.clip)
             self.model.zero_grad(set_to_none=True)
             self.model.eval()
@@ -223,12 +224,6 @@ class _Run:
         train_mode(self.model)
         if self.statistics:
             self.model.clip.get_submodule("visual").train()
-
-    def frozen_texts(self, stage: Stage) -> EncodedOnce | None:
-        """The texts of a tower that stands still and draws nothing; None where it trains, or has dropout."""
-        tower = [module for name, module in self.model.clip.named_modules() if not name.startswith("visual")]
-        draws = any(isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.p > 0 for module in tower)
-        return None if "text" in stage.groups or draws else EncodedOnce(self.model.encode_text)
 
     def start_head(self, stage: Stage) -> None:
         if stage.head == "zero_shot":
@@ -283,7 +278,7 @@ class _Run:
             self.put_back(moving, optimizer)
         total, per_epoch = training.num_steps(len(self.train_paths)), training.per_epoch(len(self.train_paths))
         self.train_mode()
-        texts = self.frozen_texts(stage)
+        texts = frozen_texts(self.model, stage)
         given, begin = {"needs": stage.needs, "pair_images": self.pair_images}, self.progress.step
         with contextlib.closing(batches(self.dataset, source, self.model, training, **given, begin=begin)) as ready:  # type: ignore[arg-type]
             for batch in self.clock.waiting("input", ready):
@@ -402,28 +397,3 @@ class _Run:
             epoch, _, parameter_name = name.partition(".")
             self.keeper.weights.setdefault(int(epoch), {})[parameter_name] = tensor
         self.saved = {}
-
-
-def stage_identity(stage: Stage) -> tuple[object, ...]:
-    """What a stage does, its objectives left out."""
-    found = (stage.trains, stage.head, stage.adapter, sorted(stage.training.items()))
-    return (*found, "restart") if stage.restart else found
-
-
-def put(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
-    """Copy values into the parameters of the same names."""
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(values[name])
-
-
-def schedule(step: int, total: int, warmup: int) -> float:
-    """The learning rate at `step`, as a share of its peak: a linear climb over `warmup` steps, then a cosine to zero.
-
-    Examples:
-        >>> [round(schedule(step, 8, 2), 2) for step in (0, 1, 2, 5, 8)]
-        [0.5, 1.0, 1.0, 0.5, 0.0]
-    """
-    if step < warmup:
-        return (step + 1) / warmup
-    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import nullcontext
+from inspect import signature
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,6 +15,9 @@ from surefoot.distributed import num_processes
 from surefoot.heads import LinearHead
 from surefoot.model import ImageTextModel
 from surefoot.objective import Forward, Objective
+
+_BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in signature(DistributedDataParallel).parameters else "broadcast_buffers"
+"""What switches the exchange of running statistics off, which no tower that trains has; it was renamed."""
 
 
 class Steps:
@@ -30,7 +35,8 @@ class Steps:
         self._loss = _Loss(model.clip, head)
         self._parallel: DistributedDataParallel | None = None
         if num_processes() > 1:
-            self._parallel = DistributedDataParallel(self._loss, broadcast_buffers=False, find_unused_parameters=True)
+            how: dict[str, Any] = {"find_unused_parameters": True, _BUFFERS: False}
+            self._parallel = DistributedDataParallel(self._loss, **how)
 
     def loss(self, objective: Objective, forward: Forward) -> Tensor:
         """The loss of a batch, a scalar."""

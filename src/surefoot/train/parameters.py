@@ -81,3 +81,9 @@ def train_mode(model: ImageTextModel) -> None:
 def has_batch_norm(model: ImageTextModel) -> bool:
     """Whether the image tower averages over the batch where its BatchNorm layers train."""
     return any(isinstance(module, _BATCH_NORM) for name, module in model.clip.named_modules() if name.startswith("visual."))
+
+
+def stage_identity(stage: Stage) -> tuple[object, ...]:
+    """What a stage does, its objectives left out."""
+    found = (stage.trains, stage.head, stage.adapter, sorted(stage.training.items()))
+    return (*found, "restart") if stage.restart else found

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from surefoot.data.embedded import names
 from surefoot.data.layout import Dataset
+from surefoot.distributed import num_processes
 from surefoot.errors import ModelError, SettingError
 from surefoot.identity import weights_hash
+from surefoot.layers import set_checkpointing
 from surefoot.model import ImageTextModel
 from surefoot.objective import Method, group_of
 from surefoot.train.batches import CAPTION, PAIRS, SUPPLIED
@@ -35,11 +37,13 @@ def preflight(method: Method, model: ImageTextModel, dataset: Dataset, training:
         except (SettingError, ModelError) as error:
             problems.append(str(error))
     try:
-        model.set_checkpointing(training.checkpointing)
+        set_checkpointing(model.clip, training.checkpointing)
     except SettingError as error:
         problems.append(str(error).rstrip("."))
     if training.chunk_size and any(stage.restart for stage in method.stages) and has_batch_norm(model):
         problems.append("chunk_size would cut the batches that its BatchNorm layers average over: leave it out")
+    if num_processes() > 1 and any(stage.restart for stage in method.stages) and has_batch_norm(model):
+        problems.append("its BatchNorm layers would each average over a part of the batch: run it in one process")
     if training.sampling == "groups" and not dataset.split("train").groups:
         problems.append("sampling is 'groups', and the training images have none: use 'balanced' or 'shuffled'")
     if not dataset.split("val").paths:

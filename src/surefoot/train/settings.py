@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
@@ -87,6 +88,18 @@ class Training:
     def num_steps(self, num_images: int) -> int:
         """All steps on `num_images` training images."""
         return self.steps if self.steps is not None else self.epochs * self.per_epoch(num_images)
+
+
+def schedule(step: int, total: int, warmup: int) -> float:
+    """The learning rate at `step`, as a share of its peak: a linear climb over `warmup` steps, then a cosine to zero.
+
+    Examples:
+        >>> [round(schedule(step, 8, 2), 2) for step in (0, 1, 2, 5, 8)]
+        [0.5, 1.0, 1.0, 0.5, 0.0]
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, total - warmup)))
 
 
 @dataclass(frozen=True)

@@ -37,3 +37,10 @@ def pack(model: ImageTextModel, head: LinearHead) -> State:
 def part(state: Mapping[str, Tensor], prefix: str) -> State:
     """The tensors under `prefix.`, without it."""
     return {name.removeprefix(f"{prefix}."): tensor for name, tensor in state.items() if name.startswith(f"{prefix}.")}
+
+
+def put(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
+    """Copy values into the parameters of the same names."""
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(values[name])

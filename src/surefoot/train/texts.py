@@ -7,6 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from surefoot.model import ImageTextModel
+from surefoot.objective import Stage
+
 BLOCK = 32
 """Texts are encoded in fixed blocks, so that their features do not depend, to the last bit, on which step asked first."""
 
@@ -38,3 +41,10 @@ class EncodedOnce:
                 self._features[place] = features
                 self._known[block] = True
             return self._features[rows]
+
+
+def frozen_texts(model: ImageTextModel, stage: Stage) -> EncodedOnce | None:
+    """The texts of a tower that stands still and draws nothing; None where it trains, or has dropout."""
+    tower = [module for name, module in model.clip.named_modules() if not name.startswith("visual")]
+    draws = any(isinstance(module, torch.nn.modules.dropout._DropoutNd) and module.p > 0 for module in tower)
+    return None if "text" in stage.groups or draws else EncodedOnce(model.encode_text)

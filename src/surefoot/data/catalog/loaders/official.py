@@ -151,7 +151,9 @@ def _mat(path: Path, *keys: str) -> list[Any]:
     try:
         found = loadmat(str(path), squeeze_me=True, variable_names=keys)
         return [np.atleast_1d(found[key]) for key in keys]
-    except (MatReadError, ValueError, TypeError, KeyError, NotImplementedError, OSError, EOFError, zlib.error) as error:
+    except (  # what scipy raises for a file that was cut off or damaged, depending on where
+        MatReadError, ValueError, TypeError, LookupError, NameError, NotImplementedError, OSError, EOFError, MemoryError, zlib.error,
+    ) as error:  # fmt: skip
         raise DataError(f"{path} cannot be read as a MATLAB file with {listed(keys)} ({error}).") from error
 
 
