@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import tarfile
 import threading
+import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -382,6 +384,22 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
     for server in started:
         server.shutdown()
         server.server_close()
+
+
+def test_nobody_writes_into_a_shard_that_another_process_has_finished(
+    packed: Path, tmp_path: Path, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, rename = serve(packed / "train", ranges=False), Path.replace
+
+    def slowly(self: Path, target: Path) -> Path:
+        time.sleep(0.3)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "replace", slowly)
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: streamed.download(f"{server.address}/000000.tar", tmp_path / "cache").read_bytes(), range(4)))
+    assert found == [(packed / "train/000000.tar").read_bytes()] * 4
+    assert len(server.asked) == 1
 
 
 def remote(packed: Path, root: Path, address: str) -> Path:
