@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from urllib.parse import unquote
 
 import numpy as np
 import pytest
@@ -351,7 +352,7 @@ class Handler(BaseHTTPRequestHandler):
     server: Server
 
     def do_GET(self) -> None:
-        path, wanted = self.server.folder / self.path.lstrip("/"), self.headers.get("Range", "")
+        path, wanted = self.server.folder / unquote(self.path).lstrip("/"), self.headers.get("Range", "")
         self.server.asked.append(f"{path.name} {wanted}".strip())
         if not path.is_file():
             self.send_error(404)
@@ -384,6 +385,33 @@ def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
     for server in started:
         server.shutdown()
         server.server_close()
+
+
+@pytest.mark.parametrize(("line", "words"), [
+    ("s3://bucket/0.tar", "neither a path nor an http address"),
+    ("pipe:curl http://host/0.tar", "neither a path nor an http address"),
+    ("http://[bad/0.tar", "is no address"),
+])  # fmt: skip
+def test_addresses_that_are_none_are_named(line: str, words: str, tmp_path: Path) -> None:
+    root = hand_made(tmp_path)
+    (root / "val").mkdir()
+    (root / "val/shards.txt").write_text(line + "\n")
+    with pytest.raises(DataError, match=words):
+        open_dataset(root)
+
+
+def test_list_that_is_no_text_is_named_and_a_mark_at_its_beginning_is_none(
+    packed: Path, tmp_path: Path, serve: Callable[..., Server]
+) -> None:
+    root = hand_made(tmp_path)
+    (root / "val").mkdir()
+    (root / "val/shards.txt").write_bytes("ä.tar".encode("latin-1"))
+    with pytest.raises(DataError, match=r"shards\.txt is not UTF-8 text"):
+        open_dataset(root)
+    shard(tmp_path / "away/ä.tar", samples(0, 1))
+    address = serve(tmp_path / "away").address.replace("http", "HTTP")
+    (root / "val/shards.txt").write_text(f"\ufeff{address}/ä.tar\n", encoding="utf-8")
+    assert open_dataset(root).split("val").labels == (0, 1)
 
 
 def test_nobody_writes_into_a_shard_that_another_process_has_finished(

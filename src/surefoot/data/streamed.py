@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from surefoot.data.shards import lies_at
 from surefoot.errors import DataError, MissingDataError, SettingError
@@ -28,6 +28,8 @@ PAUSE = 2.0  # seconds before a broken transfer is taken up again
 TIMEOUT = 60.0  # seconds without a byte
 _CHUNK = 1 << 20
 _NOWHERE = (http.client.UNAUTHORIZED, http.client.FORBIDDEN, http.client.NOT_FOUND, http.client.GONE)
+_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?://|(?=\w+ ))")
+_TYPED = "%/:=&?~#+!$,;'@()*[]"
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -65,7 +67,10 @@ def listed_shards(folder: Path, cache: Path) -> list[Path]:
         MissingDataError: an address or a file that is not there.
         DataError: an empty list, two shards of one name, a compressed one, a transfer that breaks again and again.
     """
-    lines = [line.strip() for line in (folder / LIST).read_text(encoding="utf-8").splitlines()]
+    try:
+        lines = [line.strip() for line in (folder / LIST).read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise DataError(f"{folder / LIST} is not UTF-8 text ({error}). Save it as UTF-8.") from error
     called: dict[str, str] = {}
     for address in (address for line in lines if line and not line.startswith("#") for address in expanded(line)):
         name = _name(address)
@@ -79,16 +84,32 @@ def listed_shards(folder: Path, cache: Path) -> list[Path]:
             f"{folder / LIST} lists no shard. Write one address in each line, or a pattern such as http://host/{{000..127}}.tar."
         )
     for number, (name, address) in enumerate(called.items(), start=1):
-        remote = address.startswith(("http://", "https://"))
+        remote = _is_remote(address)
         if remote:
             log.info("Shard %d of %d: %s", number, len(called), address)
         lies_at(folder / name, download(address, cache) if remote else folder / address)
     return [folder / name for name in called]
 
 
+def _is_remote(address: str) -> bool:
+    """Whether an address is one of the web; a path otherwise.
+
+    Raises:
+        DataError: an address of another kind.
+    """
+    scheme = _SCHEME.match(address)
+    if scheme and scheme[1].lower() not in ("http", "https"):
+        raise DataError(
+            f"{address} in {LIST} is neither a path nor an http address. Give one of these, or copy the shards to a folder first."
+        )
+    return bool(scheme)
+
+
 def _name(address: str) -> str:
-    remote = address.startswith(("http://", "https://"))
-    return PurePosixPath(unquote(urlsplit(address).path) if remote else address).name
+    try:
+        return PurePosixPath(unquote(urlsplit(address).path) if _is_remote(address) else address).name
+    except ValueError as error:
+        raise DataError(f"{address} in {LIST} is no address ({error}). Correct it.") from error
 
 
 def download(address: str, cache: Path) -> Path:
@@ -135,11 +156,14 @@ def _alone(lock: Path) -> Iterator[None]:
 def _transfer(address: str, file: BinaryIO) -> str:
     """Append what is missing; what went wrong, "" if the file is whole."""
     have = file.seek(0, os.SEEK_END)
-    request = urllib.request.Request(address, headers={"Range": f"bytes={have}-"} if have else {})
     try:
+        typed = quote(address, safe=_TYPED)  # letters that an address may not hold
+        request = urllib.request.Request(typed, headers={"Range": f"bytes={have}-"} if have else {})
         response = urllib.request.urlopen(request, timeout=TIMEOUT)
     except urllib.error.HTTPError as error:
         return _refused(address, error, file, have)
+    except ValueError as error:
+        raise DataError(f"{address} in {LIST} is no address ({error}). Correct it.") from error
     except (OSError, http.client.HTTPException) as error:
         return str(error)
     with response:
@@ -155,7 +179,7 @@ def _transfer(address: str, file: BinaryIO) -> str:
                 break
             file.write(chunk)
     got = file.tell() - start
-    return "" if length is None or got == int(length) else f"it broke after {got} of {length} bytes"
+    return "" if not str(length).isdigit() or got == int(length) else f"it broke after {got} of {length} bytes"
 
 
 def _refused(address: str, error: urllib.error.HTTPError, file: BinaryIO, have: int) -> str:
