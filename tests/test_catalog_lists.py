@@ -45,6 +45,14 @@ def test_listed_images_that_are_not_there_stop_it_with_their_number(tmp_path: Pa
         load("dtd", root=root)
 
 
+def test_a_list_that_names_no_image_of_a_split_stops_it(tmp_path: Path) -> None:
+    root = fakes.make("dtd", tmp_path)
+    path = root / "dtd" / "split_zhou_DescribableTextures.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "test": []}))
+    with pytest.raises(DataError, match="test: the list of its images names none. A list that is cut off"):
+        load("dtd", root=root)
+
+
 def test_a_missing_list_is_named_with_where_to_get_it(tmp_path: Path) -> None:
     root = fakes.make("ucf101", tmp_path)
     (root / "ucf101" / "split_zhou_UCF101.json").unlink()

@@ -86,7 +86,9 @@ def images_in(folder: Path) -> Iterator[Path]:
 
 
 def not_there(part: Part, paths: Sequence[Path]) -> list[Finding]:
-    """That some of the images that a published list names are not on disk."""
+    """That some of the images that a published list names are not on disk, or that it names none."""
+    if not paths:
+        return [Finding("error", f"{part.name}: the list of its images names none. A list that is cut off? Get it again.")]
     if not (gone := [path for path in paths if not path.is_file()]):
         return []
     text = f"{part.name}: {len(gone):,} of {len(paths):,} listed images are not there: {listed(gone, 3)}."
