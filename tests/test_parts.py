@@ -10,7 +10,7 @@ import torch
 from conftest import draw
 
 from surefoot.data import Dataset, Images, Split, open_dataset
-from surefoot.data.subsets import joined
+from surefoot.data.subsets import joined, take
 from surefoot.errors import DataError, SettingError, UnknownNameError
 from surefoot.methods import get
 from surefoot.model import ImageTextModel
@@ -156,6 +156,22 @@ def test_transfer_has_a_part_for_each_data_set(six: Dataset, tiny_data: Dataset)
 def test_names_that_cannot_be_folders_are_refused(name: str, six: Dataset, tiny_data: Dataset) -> None:
     with pytest.raises(DataError, match="cannot be a folder's name here"):
         transfer([six, replace(tiny_data, name=name)])
+
+
+def test_shifts_that_hold_few_classes_are_judged_among_these_too_and_a_metric_of_the_data_has_columns(tiny_data: Dataset) -> None:
+    red = tiny_data.split("shifts/red")
+    few = take(red, [row for row, label in enumerate(red.labels) if label])
+    protocol = shift(replace(tiny_data, metric="macro_f1", splits={**tiny_data.splits, red.name: few}))
+    shown = [column for column in protocol.columns if column.group not in ("", "Shifts")]
+    more = [(column.group, column.name, column.measure, column.sources) for column in shown]
+    data = "shapes"
+    assert more == [
+        ("Own classes", "red", "accuracy", (((data, "restricted/red"),),)),
+        ("Own classes", "Avg.", "accuracy", (((data, "shifts/green"), (data, "restricted/red")),)),
+        ("Macro F1", "ID", "macro_f1", (((data, "test"),),)),
+        ("Macro F1", "green", "macro_f1", (((data, "shifts/green"),),)),
+        ("Macro F1", "red", "macro_f1", (((data, "shifts/red"),),)),
+    ]
 
 
 def test_shifts_with_class_names_of_their_own_are_left_out_of_a_second_mean(tiny_data: Dataset) -> None:

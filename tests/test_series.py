@@ -15,11 +15,13 @@ from surefoot.compare import series
 from surefoot.data import Dataset
 from surefoot.errors import DataError
 from surefoot.job import Job
+from surefoot.metrics import macro_f1, worst_group
 from surefoot.protocols.parts import Column, Part, Protocol
 
 Made = tuple[Protocol, dict[str, list[records.Evaluation]], Path]
 RATES = {"zero_shot": 0.5, "tp_ft": 0.7, "flyp": 0.8}
 SIZES = {"a": {"val": 20, "test": 40, "unseen/new": 30}, "b": {"val": 20, "test": 60, "unseen/new": 10}}
+OWN = (Column("ID", ((("a", "test"),),), "Macro F1", "macro_f1"), Column("ID", ((("a", "test"),),), "Worst group", "worst_group"))
 COLUMNS = (
     Column("Base", ((("a", "test"),),), "a"),
     Column("Avg.", ((("a", "test"), ("b", "test")),)),
@@ -126,6 +128,33 @@ def test_differences_are_over_the_seeds_that_there_are(made: Made) -> None:
             kept = [value for value, seed in zip(row.values, row.seeds, strict=True) if seed in seeds or row.row == "zero_shot"]
             means.append(np.mean(kept))
         assert one.mean == pytest.approx(means[0] - means[1])
+
+
+def test_a_column_may_measure_something_else_than_accuracy(made: Made) -> None:
+    protocol, found, folder = made
+    rng, regions = np.random.default_rng(0), np.arange(40, dtype=np.int32) % 4 - 1  # -1 is in no region
+    for number, one in enumerate(found["a"]):
+        given = records.load_answers(folder / "a", one.answers)
+        test = replace(given["test"], group=regions, prediction=rng.integers(0, 5, 40).astype(np.int32))
+        inside = regions >= 0
+        own = {"macro_f1": macro_f1(test.prediction, test.label), "worst_group": worst_group(test.correct[inside], regions[inside])}
+        path = records.save_answers(folder / "a", f"own-{number}", {**given, "test": test})
+        found["a"][number] = replace(one, answers=path, metrics={"test": own})
+    table = series.table(replace(protocol, columns=(*COLUMNS, *OWN)), found, folder, ["a", "b"])
+    cells = {(one.row, one.group): one for one in table if isinstance(one, records.Summary) and one.group in ("Macro F1", "Worst group")}
+    assert {row for row, _ in cells} >= {"zero_shot", "tp_ft", "flyp", "tp_ft + WiSE-FT 0.5"}
+    for (row, group), cell in cells.items():
+        evaluations = series.rows_of(protocol, found, folder)[row]["a"]
+        assert cell.values == [one.metrics["test"][group.lower().replace(" ", "_")] for one in evaluations]
+    drawn = [one for one in table if isinstance(one, records.Difference) and one.on in ("Macro F1/ID", "Worst group/ID")]
+    assert {one.on for one in drawn} == {"Macro F1/ID", "Worst group/ID"}
+    for one in drawn:
+        a, b = (np.mean(cells[row, one.on.removesuffix("/ID")].values) for row in (one.a, one.b))
+        assert one.mean == pytest.approx(a - b)
+        assert one.low < one.high
+    unmeasured = {part: [replace(one, metrics={}) for one in own] for part, own in found.items()}
+    bare = series.table(replace(protocol, columns=(*COLUMNS, *OWN)), unmeasured, folder, ["a", "b"])
+    assert not [one for one in bare if isinstance(one, records.Summary) and one.group == "Macro F1"]
 
 
 def test_a_table_is_written_once_and_anew_when_a_run_changes(made: Made) -> None:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from surefoot import records
 from surefoot.compare import conclusions
 from surefoot.errors import DataError
 from surefoot.intervals import Answered, Interval, paired_bootstrap, paired_bootstrap_of
-from surefoot.metrics import harmonic_mean
+from surefoot.metrics import harmonic_mean, macro_f1, mean_per_class, worst_group
 from surefoot.protocols.parts import Column, Protocol
 
 Evaluations = Sequence[records.Evaluation]
@@ -98,6 +100,9 @@ def on(column: Column) -> str:
 
 def value(column: Column, evaluations: Mapping[str, records.Evaluation]) -> float:
     """A column's accuracy from one evaluation of each part: a mean within each tuple of sources, the harmonic mean over two."""
+    if column.measure != "accuracy":
+        ((part, name),) = column.sources[0]
+        return float(evaluations[part].metrics[name][column.measure])
     means = [float(np.mean([evaluations[part].accuracy[name] for part, name in sources])) for sources in column.sources]
     return means[0] if len(means) == 1 else harmonic_mean(*means)
 
@@ -132,8 +137,10 @@ def _without_seeds(row: Mapping[str, Evaluations]) -> bool:
 
 def _has(row: Mapping[str, Evaluations], column: Column) -> bool:
     """Whether a row was measured on everything that a column needs, on common seeds."""
-    measured = all(name in one.accuracy for sources in column.sources for part, name in sources for one in row[part])
-    return measured and bool(_seeds(row, column))
+    each = [(one, name) for sources in column.sources for part, name in sources for one in row[part]]
+    if column.measure != "accuracy":
+        return all(column.measure in one.metrics.get(name, {}) for one, name in each) and bool(_seeds(row, column))
+    return all(name in one.accuracy for one, name in each) and bool(_seeds(row, column))
 
 
 def _paired(a: Mapping[str, Evaluations], b: Mapping[str, Evaluations], column: Column) -> bool:
@@ -164,6 +171,10 @@ def _answers(row: Mapping[str, Evaluations], column: Column, seeds: Sequence[int
 
 
 def _interval(column: Column, a: list[list[records.Answers]], b: list[list[records.Answers]]) -> Interval:
+    if column.measure != "accuracy":
+        most = 1 + max(int(one.prediction.max(initial=0)) for seeds in (*a, *b) for one in seeds)
+        most = max(most, 1 + max(int(one.label.max(initial=0)) for seeds in (*a, *b) for one in seeds))
+        return paired_bootstrap_of(_measure(column.measure, most), [_grouped(one, most) for one in a], [_grouped(one, most) for one in b])
     if len(column.sources) == 1:
         return paired_bootstrap([np.stack([s.correct for s in one]) for one in a], [np.stack([s.correct for s in one]) for one in b])
     first = len(column.sources[0])
@@ -177,6 +188,30 @@ def _interval(column: Column, a: list[list[records.Answers]], b: list[list[recor
 
 def _stack(seeds: Sequence[records.Answers]) -> Answered:
     return np.stack([one.prediction for one in seeds]), seeds[0].label
+
+
+def _grouped(seeds: Sequence[records.Answers], most: int) -> Answered:
+    """Answers whose class numbers, below `most`, hold the group of each image too, so that a resample keeps both together."""
+    group = seeds[0].group
+    above = 0 if group is None else (most * (group.astype(np.int64) + 1))  # group -1 is none
+    return np.stack([one.prediction.astype(np.int64) + above for one in seeds]), seeds[0].label.astype(np.int64) + above
+
+
+def _measure(name: str, most: int) -> Callable[[list[Answered]], float]:
+    """A metric of answers as `_grouped` gives them."""
+
+    def measured(sets: list[Answered]) -> float:
+        ((prediction, label),) = sets
+        if name != "worst_group":
+            return {"macro_f1": macro_f1, "mean_per_class": _mean_per_class}[name](prediction % most, label % most)
+        inside = label >= most  # in a group
+        return worst_group((prediction == label)[inside], label[inside] // most) if inside.any() else float("nan")
+
+    return measured
+
+
+def _mean_per_class(prediction: NDArray[Any], label: NDArray[Any]) -> float:
+    return mean_per_class(prediction == label, label)
 
 
 def _identity(found: Mapping[str, Evaluations]) -> str:

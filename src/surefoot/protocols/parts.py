@@ -32,6 +32,8 @@ Source = tuple[str, str]
 DOMAIN_VAL_SHARE = 0.2
 """Of each training domain, for training-domain validation, as in DomainBed."""
 AVERAGE = "Avg."
+MEASURES = {"macro_f1": "Macro F1", "worst_group": "Worst group", "mean_per_class": "Mean per class"}
+"""Headings of the metrics that data may have beside accuracy."""
 
 
 @dataclass(frozen=True)
@@ -55,12 +57,14 @@ class Part:
 class Column:
     """One column of a protocol's table: the harmonic mean, over the tuples of `sources`, of the mean accuracy within each.
 
-    With one tuple that is a mean, with one source an accuracy. `group` is a heading that several columns share.
+    With one tuple that is a mean, with one source an accuracy. `group` is a heading that several columns share. `measure` is what is
+    measured in place of top-1 accuracy, on a single source: "macro_f1", "worst_group" or "mean_per_class".
     """
 
     name: str
     sources: tuple[tuple[Source, ...], ...]
     group: str = ""
+    measure: str = "accuracy"
 
 
 @dataclass(frozen=True)
@@ -95,6 +99,10 @@ class Protocol:
 def shift(dataset: Dataset) -> Protocol:
     """ID, every shift, and means over the shifts and over all: the table of the papers on robustness.
 
+    A shift that holds a part of the classes (ImageNet-R and -A: 200 of 1,000) is judged among these alone too, as the papers do; their
+    average takes the other shifts as they are. Data with a metric of their own (iWildCam: macro F1; FMoW: the worst region) have it
+    beside accuracy.
+
     Raises:
         DataError: no shift.
     """
@@ -104,11 +112,24 @@ def shift(dataset: Dataset) -> Protocol:
     each = [Column(split.name.removeprefix("shifts/"), (((name, split.name),),), "Shifts") for split in dataset.shifts]
     shifts = tuple(source for column in each for source in column.sources[0])
     means = [Column("Avg. shifts", (shifts,)), Column("Avg. all", (((name, "test"), *shifts),))]
-    own = [column.name for column, split in zip(each, dataset.shifts, strict=True) if split.mapped]
-    if own and len(own) < len(each):  # CAR-FT and CLIP-CITE average without ObjectNet
-        rest = tuple(source for column in each if column.name not in own for source in column.sources[0])
-        means.insert(1, Column(f"Avg. shifts without {listed(own)}", (rest,)))
-    return Protocol("shift", (Part(name, dataset),), (Column("ID", (((name, "test"),),)), *each, *means))
+    mapped = [column.name for column, split in zip(each, dataset.shifts, strict=True) if split.mapped]
+    if mapped and len(mapped) < len(each):  # CAR-FT and CLIP-CITE average without ObjectNet
+        rest = tuple(source for column in each if column.name not in mapped for source in column.sources[0])
+        means.insert(1, Column(f"Avg. shifts without {listed(mapped)}", (rest,)))
+    first = Column("ID", (((name, "test"),),))
+    total = len(dataset.class_names)
+    few = {split.name: f"restricted/{column.name}" for split, column in zip(dataset.shifts, each, strict=True) if _holds_few(split, total)}
+    restricted = [Column(title.removeprefix("restricted/"), (((name, title),),), "Own classes") for title in few.values()]
+    if few:
+        restricted.append(Column(AVERAGE, (tuple((name, few.get(split.name, split.name)) for split in dataset.shifts),), "Own classes"))
+    measured = [] if dataset.metric == "accuracy" else [(column, MEASURES[dataset.metric]) for column in (first, *each)]
+    own = [replace(column, group=group, measure=dataset.metric) for column, group in measured]
+    return Protocol("shift", (Part(name, dataset),), (first, *each, *means, *restricted, *own))
+
+
+def _holds_few(split: Split, total: int) -> bool:
+    """Whether a shift holds images of a part of the classes, as ImageNet-R and -A do."""
+    return not split.mapped and len(set(split.labels)) < total
 
 
 def context(dataset: Dataset) -> Protocol:
