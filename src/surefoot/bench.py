@@ -18,7 +18,7 @@ from surefoot.data.subsets import take
 from surefoot.errors import SettingError
 from surefoot.model import ImageTextModel
 from surefoot.objective import Method
-from surefoot.train import Training, fit, start_state
+from surefoot.train import Training, fit, part, start_state
 from surefoot.train.parameters import TOWERS
 
 INPUT_BOUND, OPTIMIZER_BOUND = 0.2, 0.25
@@ -109,7 +109,7 @@ def profile(method: Method, model: ImageTextModel, dataset: Dataset, training: T
         torch.cuda.reset_peak_memory_stats(device)
     fit(last, model, few, replace(training, steps=warm_up + steps), start=start, clock=clock)
     peak = peak_bytes(device)
-    _restore(model, start)
+    model.load_weights(part(start, "model"))
     rates.append(matmul_rate(device, model.precision))
     batch_size = min(training.batch_size, len(dataset.split("train")))
     return Profile(method.name, batch_size, clock.steps[warm_up:], flops, max(rates), peak)
@@ -133,12 +133,8 @@ def _flops(method: Method, model: ImageTextModel, dataset: Dataset, training: Tr
 
     with counter:
         fit(method, model, dataset, training, start=start, clock=Between(next(model.parameters()).device))
-    _restore(model, start)
+    model.load_weights(part(start, "model"))
     return counted[1] - counted[0]
-
-
-def _restore(model: ImageTextModel, start: Mapping[str, torch.Tensor]) -> None:
-    model.load_weights({name.removeprefix("model."): tensor for name, tensor in start.items() if name.startswith("model.")})
 
 
 def matmul_rate(device: torch.device, precision: str = "fp32") -> float:

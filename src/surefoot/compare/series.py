@@ -172,8 +172,7 @@ def _answers(row: Mapping[str, Evaluations], column: Column, seeds: Sequence[int
 
 def _interval(column: Column, a: list[list[records.Answers]], b: list[list[records.Answers]]) -> Interval:
     if column.measure != "accuracy":
-        most = 1 + max(int(one.prediction.max(initial=0)) for seeds in (*a, *b) for one in seeds)
-        most = max(most, 1 + max(int(one.label.max(initial=0)) for seeds in (*a, *b) for one in seeds))
+        most = 1 + max(int(ids.max(initial=0)) for seeds in (*a, *b) for one in seeds for ids in (one.prediction, one.label))
         return paired_bootstrap_of(_measure(column.measure, most), [_grouped(one, most) for one in a], [_grouped(one, most) for one in b])
     if len(column.sources) == 1:
         return paired_bootstrap([np.stack([s.correct for s in one]) for one in a], [np.stack([s.correct for s in one]) for one in b])

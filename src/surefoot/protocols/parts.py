@@ -122,8 +122,8 @@ def shift(dataset: Dataset) -> Protocol:
     restricted = [Column(title.removeprefix("restricted/"), (((name, title),),), "Own classes") for title in few.values()]
     if few:
         restricted.append(Column(AVERAGE, (tuple((name, few.get(split.name, split.name)) for split in dataset.shifts),), "Own classes"))
-    measured = [] if dataset.metric == "accuracy" else [(column, MEASURES[dataset.metric]) for column in (first, *each)]
-    own = [replace(column, group=group, measure=dataset.metric) for column, group in measured]
+    metric = dataset.metric
+    own = [replace(column, group=MEASURES[metric], measure=metric) for column in (first, *each) if metric != "accuracy"]
     return Protocol("shift", (Part(name, dataset),), (first, *each, *means, *restricted, *own))
 
 
