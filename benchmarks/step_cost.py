@@ -31,6 +31,7 @@ from typing import Any
 
 import torch
 
+from surefoot.bench import peak_bytes
 from surefoot.data import Dataset, Images, load
 from surefoot.data.anchors import Anchors
 from surefoot.data.subsets import take
@@ -136,20 +137,7 @@ def measured(name: str, model: ImageTextModel, dataset: Dataset, *, batch_size: 
             began = time.perf_counter()
             steps.take()  # reads the loss, so that a GPU has finished
             seconds.append(time.perf_counter() - began)
-    return {"seconds": statistics.median(seconds[warmup:]) if seconds else 0.0, "peak": peak(model)}
-
-
-def peak(model: ImageTextModel) -> float:
-    """The most bytes that this process, or on a GPU its tensors, ever took; not a number where the system does not tell."""
-    device = next(model.parameters()).device
-    if device.type == "cuda":
-        return float(torch.cuda.max_memory_allocated(device))
-    try:
-        import resource
-    except ImportError:  # Windows
-        return float("nan")
-    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return float(most) if sys.platform == "darwin" else 1024.0 * most
+    return {"seconds": statistics.median(seconds[warmup:]) if seconds else 0.0, "peak": peak_bytes(next(model.parameters()).device)}
 
 
 def summary(found: Sequence[Mapping[str, Mapping[str, float]]]) -> dict[str, dict[str, Any]]:
