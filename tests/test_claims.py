@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import importlib.util
 import sys
-import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -32,7 +31,7 @@ def script() -> ModuleType:
 
 
 claims = script()
-STORED = tomllib.loads((FOLDER / "claims.toml").read_text(encoding="utf-8"))
+STORED = claims.STORED
 
 
 def outcome(seed: int, right: float) -> Outcome:
@@ -94,6 +93,16 @@ def test_a_point_without_answers_or_a_run_that_is_not_there_leaves_its_line_open
     (line,) = claims.lines([{"paper": "P", "says": "S", "tests": [claim_on("hm")]}], {"curves": str(tmp_path / "none")})[2:]
     what = "CLIP-CITE + WiSE-FT 0.5 more than CLIP-CITE, image tower alone, 0.5"
     assert line == f"| S | P | {what} | ID and unseen, harmonic mean | – | not measured yet |"
+
+
+def test_a_line_measured_before_stays_when_its_run_is_gone(tmp_path: Path) -> None:
+    write(tmp_path)
+    asked = [{"paper": "P", "says": "S", "tests": [claim_on("test"), claim_on("hm")]}]
+    before = claims.lines(asked, {"curves": str(tmp_path)})
+    assert "–" not in "".join(before)
+    assert claims.lines(asked, {"curves": str(tmp_path / "gone")}, "\n".join(before)) == before
+    other = [{"paper": "P", "says": "S", "tests": [claim_on("unseen")]}]
+    assert claims.lines(other, {"curves": str(tmp_path / "gone")}, "\n".join(before))[-1].endswith("| – | not measured yet |")
 
 
 def test_seeds_that_only_one_of_both_has_do_not_count(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
     python benchmarks/docs/claims.py
 
-The claims stand in claims.toml beside this file, with the folders of the runs that they are read from. A run that is not there, or
-not finished, leaves its lines open.
+The claims stand in claims.toml beside this file, with the folders of the runs that they are read from. A line whose run is not there,
+or not finished, stays as the page has it.
 
 A row is RUN:METHOD@ALPHA, as `surefoot diff` takes it, or RUN:METHOD@CURVE/ALPHA: a point of a curve beside the frontier that keeps its
 answers, such as curves:clip_cite@visual/0.5.
@@ -28,7 +28,9 @@ from surefoot.report.runs import collect, display_name
 from surefoot.report.table import header
 
 ROOT = Path(__file__).parents[2]
+STORED = tomllib.loads((Path(__file__).parent / "claims.toml").read_text(encoding="utf-8"))
 PAGE = ROOT / "docs" / "claims.md"
+OPEN = "–"
 
 
 def column_of(rows: Rows, name: str) -> str:
@@ -97,15 +99,36 @@ def name_of(text: str) -> str:
     Examples:
         >>> name_of("curves:clip_cite@visual/0.5"), name_of("main:flyp@0.5")
         ('CLIP-CITE, image tower alone, 0.5', 'FLYP + WiSE-FT 0.5')
+        >>> name_of("without:arf")
+        'ARF, pool without the unseen classes'
     """
-    row = text.partition(":")[2]
+    run, _, row = text.partition(":")
     method, place = split_row(row)
     along, slash, at = place.partition("/")
-    return f"{display_name(method)}, {NAMES.get(along, along)}, {at}" if slash else label(row)
+    named = f"{display_name(method)}, {NAMES.get(along, along)}, {at}" if slash else label(row)
+    return ", ".join([named, *([STORED["called"][run]] if run in STORED["called"] else [])])
 
 
-def lines(claims: list[dict[str, Any]], runs: dict[str, str]) -> list[str]:
-    """The table: one line a test."""
+def standing(page: str) -> dict[tuple[str, str, str], tuple[str, str, str]]:
+    """{(claim, what a line says, short column): its cells} of the lines that the page holds, as measured before.
+
+    Examples:
+        >>> standing("| C | P | A more than B | Unseen | +1.0 [+0.5, +1.5] | holds, 3 seeds |")
+        {('C', 'A more than B', 'Unseen'): ('Unseen', '+1.0 [+0.5, +1.5]', 'holds, 3 seeds')}
+    """
+    found, claim = {}, ""
+    for line in page.splitlines():
+        row = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("|") and len(row) == 6:
+            claim = row[0] or claim
+            if row[4] != OPEN:
+                found[claim, row[2], row[3]] = (row[3], row[4], row[5])
+    return found
+
+
+def lines(claims: list[dict[str, Any]], runs: dict[str, str], before: str = "") -> list[str]:
+    """The table: one line a test; one that cannot be measured now stays as it stands `before`."""
+    known = standing(before)
     made = ["| claim | paper | here | on | difference in points, 95% interval | |", "|---|---|---|---|---|---|"]
     for claim in claims:
         for number, test in enumerate(claim["tests"]):
@@ -113,7 +136,7 @@ def lines(claims: list[dict[str, Any]], runs: dict[str, str]) -> list[str]:
             sign = "more" if test["expect"] > 0 else "less"
             what = f"{name_of(test['a'])} {sign} than {name_of(test['b'])}"
             if isinstance(found, str):
-                cells = (header(test["on"]), "–", found)
+                cells = known.get((claim["says"], what, header(test["on"])), (header(test["on"]), OPEN, found))
             else:
                 cells = (
                     header(found.on),
@@ -128,10 +151,9 @@ def lines(claims: list[dict[str, Any]], runs: dict[str, str]) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
-    stored = tomllib.loads((Path(__file__).parent / "claims.toml").read_text())
-    table = "\n".join(lines(stored["claim"], {name: str(ROOT / folder) for name, folder in stored["runs"].items()}))
-    print(table)
     text = PAGE.read_text()
+    table = "\n".join(lines(STORED["claim"], {name: str(ROOT / folder) for name, folder in STORED["runs"].items()}, text))
+    print(table)
     PAGE.write_text(re.sub(r"(<!-- claims: begin -->\n).*?(<!-- claims: end -->)", lambda m: f"{m[1]}{table}\n{m[2]}", text, flags=re.S))
 
 
