@@ -1,0 +1,151 @@
+"""What a step of every method costs against the straightforward implementation of the same step, in one process, alternating.
+
+    python benchmarks/speed/steps.py
+    python benchmarks/speed/steps.py --models ViT-B-32 --methods flyp --repeats 2 --out steps.json
+
+First both compute loss and gradients of one batch from the same weights; how far they are apart is printed. Then a repeat takes one step
+of the straightforward kind, one of the library's in float32 ("exact") and one in the faster format ("all on", bfloat16 where the hardware
+has it), and times a matrix product in each format. Ratios are of the same repeat; their median counts, the lowest and highest stand
+beside it. Models other than IconCLIP have random weights, images are random; nothing is read from a disk.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from library import Ours, batch_of, built
+from straight import Straight
+from torch.utils.flop_counter import FlopCounterMode
+
+sys.path.append(str(Path(__file__).parents[1]))
+from step_cost import machine
+
+from surefoot.bench import matmul_rate
+from surefoot.job import pick_precision
+from surefoot.objective import Batch
+
+OUT = Path(__file__).parents[1] / "docs" / "speed_steps.json"
+METHODS = ("tp_ft", "flyp", "car_ft", "arf", "clip_cite")
+MODELS = {"ViT-B-16": 32, "ViT-B-32": 32, "iconclip": 128}
+KINDS = ("straight", "exact", "all on")
+
+
+def straight_of(name: str, model_name: str) -> Straight:
+    """The straightforward steps, from the library's zero-shot head and contexts."""
+    model = built(model_name)
+    ours = Ours(name, built(model_name))
+    contexts = ours.reference.context_head("openai80") if name == "car_ft" and ours.reference else torch.empty(0)
+    return Straight(name, model.clip, ours.head.weight.detach().clone(), contexts)
+
+
+def apart(straight: Straight, ours: Ours, batch: Batch) -> dict[str, float]:
+    """How far the two are apart before any step: the loss, and all gradients as one vector, relative."""
+    (loss, gradients), (other, found) = straight.gradients(batch), ours.gradients(batch)
+    shapes = [sorted(tuple(one.shape) for one in many) for many in (gradients, found)]
+    if shapes[0] != shapes[1]:
+        sys.exit("The two implementations move different parameters.")
+    sizes = [torch.sqrt(sum((one.double() ** 2).sum() for one in many)) for many in (gradients, found)]
+    named = {id(p): p.grad for p in ours.moving.named.values() if p.grad is not None}
+    mine = [named[id(p)] for p in ours_in_order(straight, ours)]
+    gap = torch.sqrt(sum(((a.double() - b.double()) ** 2).sum() for a, b in zip(gradients, mine, strict=True)))
+    return {"loss": abs(loss - other) / abs(loss), "gradients": float(gap / sizes[0])}
+
+
+def ours_in_order(straight: Straight, ours: Ours) -> list[torch.nn.Parameter]:
+    """The library's parameters in the order in which the straightforward steps hold theirs."""
+    names = {id(parameter): name for name, parameter in straight.clip.named_parameters()}
+    names |= {id(parameter): f"head.{name}" for name, parameter in straight.head.named_parameters()}
+    held = {name.removeprefix("model."): parameter for name, parameter in ours.moving.named.items()}
+    return [held[names[id(parameter)]] for parameter in straight.trained() if parameter.grad is not None]
+
+
+def timed(step: Callable[[], object]) -> float:
+    """Seconds."""
+    began = time.perf_counter()
+    step()
+    return time.perf_counter() - began
+
+
+def flops_of(straight: Straight, batch: Batch) -> float:
+    """Floating-point operations of one step of the straightforward kind's towers, forward and backward."""
+    with FlopCounterMode(display=False) as counter:
+        straight.gradients(batch)
+    return float(counter.get_total_flops())
+
+
+def measured(model_name: str, name: str, size: int, repeats: int) -> dict[str, Any]:
+    """One method on one model."""
+    precision = pick_precision("auto", torch.device("cpu"))
+    straight, exact = straight_of(name, model_name), Ours(name, built(model_name))
+    batch = batch_of(exact.model, size)
+    gap = apart(straight, exact, batch)
+    fast = Ours(name, built(model_name, precision))
+    with FlopCounterMode(display=False) as counter:
+        fast.gradients(batch)
+    steps: dict[str, Straight | Ours] = {"straight": straight, "exact": exact, "all on": fast}
+    seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
+    for repeat in range(repeats + 1):
+        turned = KINDS[repeat % 3 :] + KINDS[: repeat % 3]
+        for kind in turned:
+            taken = timed(lambda step=steps[kind]: step.take(batch))  # type: ignore[misc]
+            if repeat:  # the first warms up
+                seconds[kind].append(taken)
+    rate = max(matmul_rate(torch.device("cpu"), precision) for _ in range(3))
+    return {
+        "batch_size": size,
+        "precision": precision,
+        "apart": gap,
+        "seconds": {kind: statistics.median(seconds[kind]) for kind in KINDS},
+        "faster": {kind: spread([a / b for a, b in zip(seconds["straight"], seconds[kind], strict=True)]) for kind in KINDS[1:]},
+        "each": seconds,
+        "rate_share": counter.get_total_flops() / statistics.median(seconds["all on"]) / rate,
+        "matmul_gflops": rate / 1e9,
+    }
+
+
+def spread(ratios: Sequence[float]) -> dict[str, float]:
+    """Median, lowest and highest."""
+    return {"median": statistics.median(ratios), "low": min(ratios), "high": max(ratios)}
+
+
+def told(found: dict[str, Any]) -> str:
+    """What was measured, in a line."""
+    times = ", ".join(f"{kind} {seconds:.2f} s" for kind, seconds in found["seconds"].items())
+    ratios = ", ".join(f"{kind} {one['median']:.2f} [{one['low']:.2f}, {one['high']:.2f}]" for kind, one in found["faster"].items())
+    gap = ", ".join(f"{what} {value:.1e}" for what, value in found["apart"].items())
+    return f"{times}; times faster: {ratios}; {found['rate_share']:.0%} of the matrix product's rate; apart: {gap}"
+
+
+def arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--models", default=",".join(MODELS), help="Comma-separated.")
+    parser.add_argument("--methods", default=",".join(METHODS), help="Comma-separated.")
+    parser.add_argument("--batch-size", type=int, help="Images a step; 32, of IconCLIP 128.")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=OUT, help="What is measured there already is kept.")
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = arguments()
+    made = json.loads(given.out.read_text()) if given.out.is_file() else {"models": {}}
+    for model_name in given.models.split(","):
+        for name in given.methods.split(","):
+            size = given.batch_size or MODELS.get(model_name, 32)
+            found = measured(model_name, name, size, given.repeats)
+            made["models"].setdefault(model_name, {})[name] = found
+            made |= {"machine": machine(torch.device("cpu")), "repeats": given.repeats}
+            given.out.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+            print(f"{model_name} {name}: {told(found)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()
