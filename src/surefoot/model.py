@@ -131,6 +131,12 @@ class ImageTextModel(nn.Module):
         kind = type(module).__name__
         raise ModelError(f"The blocks of the {tower} tower of {self.name} ({kind}) are not known. Train '{tower}' as a whole.")
 
+    @property
+    def image_transformer(self) -> nn.Module | None:
+        """What holds the image tower's blocks as `resblocks`, in the order of `blocks`; None for a tower that is not open_clip's ViT."""
+        tower = self.clip.visual
+        return tower.transformer if isinstance(tower, open_clip.transformer.VisionTransformer) else None
+
     def layer_names(self, spec: str) -> list[str]:
         """The parameter names of "visual", "visual[:9]", "text[-3:]", "visual[2]" (one block), "logit_scale" or "logit_bias".
 
@@ -160,9 +166,7 @@ class ImageTextModel(nn.Module):
         try:
             self.clip.load_state_dict(weights, strict=True)
         except RuntimeError as error:
-            raise ModelError(
-                f"These weights do not belong to {self.name}: {error}. Load them with the model that they came from."
-            ) from error
+            raise ModelError(f"These weights do not belong to {self.name}: {error}. Load the model that they came from.") from error
 
     def frozen_copy(self) -> ImageTextModel:
         """Another model with the same weights, in evaluation mode, no parameter of which trains."""

@@ -22,6 +22,7 @@ from surefoot.heads import class_weight, context_weight, prompt_embeddings
 from surefoot.model import ImageTextModel, probe_names
 from surefoot.objective import Method
 from surefoot.prompts import PromptTable
+from surefoot.protocols.common import CommonBlocks
 from surefoot.protocols.outcome import Outcome
 from surefoot.records import Answers
 from surefoot.train.state import part
@@ -155,27 +156,33 @@ class Judge:
     def _encode(self, moved: Mapping[int, Member]) -> Iterator[_Seen]:
         """The images as the members see them whose image tower moved; theta_0's features are kept if they are not known yet.
 
-        Features of a chunk of images become answers at once: those of all images by many members would not fit into memory.
+        Features of a chunk of images become answers at once: those of all images by many members would not fit into memory. Blocks that
+        several members have as theta_0 has them are computed once.
         """
         start: dict[_Place, Tensor] = self._start_features or {}
         heads: dict[int, _Heads] = {}
+        common, depths = CommonBlocks(self.model, part(self.start, "model")), dict[int, int]()
         for chunk in self._chunks():
             if start is not self._start_features:
                 self._load(self.start)
                 for place, batch in chunk:
-                    start[place] = self._encoded(batch).cpu()
+                    start[place] = self.model.encode_image(batch.to(self.device)).cpu()
+                    self._tell(batch)
             for number, member in moved.items():
                 self._load(state := member.state())
                 heads[number] = heads.get(number) or self._heads(member.method, state, loaded=True)
+                depth = depths[number] = depths[number] if number in depths else common.depth(part(state, "model"))
                 for place, batch in chunk:
-                    yield _Seen(number, *place, self._encoded(batch), start[place], heads[number])
+                    same = depth == common.num_blocks
+                    features = start[place].to(self.device) if same else common.encode(batch.to(self.device), place, depth)
+                    self._tell(batch)
+                    yield _Seen(number, *place, features, start[place], heads[number])
+            common.forget()
         self._start_features = start
 
-    def _encoded(self, batch: Tensor) -> Tensor:
-        features = self.model.encode_image(batch.to(self.device))
+    def _tell(self, batch: Tensor) -> None:
         if self.on_images:
             self.on_images(len(batch) * num_processes())  # the others are about as far
-        return features
 
     def _chunks(self) -> Iterator[list[tuple[_Place, Tensor]]]:
         """Batches of preprocessed images of all sets in their order, as many at a time as memory is given for.
