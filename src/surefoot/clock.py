@@ -74,14 +74,15 @@ class StepClock(Clock):
 
     def _book(self) -> None:
         """Count the time since the last change for the innermost part that is open."""
-        _wait_for(self._device)
+        wait_for(self._device)
         now = time.perf_counter()
         if self._open:
             self._now[self._open[-1]] = self._now.get(self._open[-1], 0.0) + now - self._since
         self._since = now
 
 
-def _wait_for(device: torch.device) -> None:
+def wait_for(device: torch.device) -> None:
+    """Until a device has finished what it was given."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

@@ -1,15 +1,19 @@
-"""The number format that towers compute in."""
+"""The number format that towers compute in, and the kernel of their attention."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from contextvars import ContextVar
 from typing import Literal
 
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 Precision = Literal["fp32", "bf16"]
+ATTENTION = ("math", "fused")
+"""Attention written out as matrix products, or one of the fused kernels that torch picks by shape and device."""
+_chosen: ContextVar[str | None] = ContextVar("attention", default=None)
 
 
 @contextlib.contextmanager
@@ -25,14 +29,24 @@ def precision_context(precision: Precision, device: torch.device) -> Iterator[No
         yield
 
 
+def usual_attention(device: torch.device) -> str:
+    """On a CPU "math", since the backward pass of its fused kernel is slower for short sequences; elsewhere "fused"."""
+    return "math" if device.type == "cpu" else "fused"
+
+
+@contextlib.contextmanager
+def attention(kernel: str | None) -> Iterator[None]:
+    """Let the towers compute attention by one of `ATTENTION` while this is open; None for the usual one of the device."""
+    before = _chosen.set(kernel)
+    try:
+        yield
+    finally:
+        _chosen.reset(before)
+
+
 @contextlib.contextmanager
 def kernel_context(device: torch.device) -> Iterator[None]:
-    """Choose the kernel of attention; a backward pass that computes activations anew needs the one of the forward pass.
-
-    On a CPU the attention is written out as matrix products: the backward pass of the fused kernel is slower there for short sequences.
-    """
-    if device.type != "cpu":
-        yield
-        return
-    with sdpa_kernel(SDPBackend.MATH):
+    """Choose the kernel of attention; a backward pass that computes activations anew needs the one of the forward pass."""
+    math = (_chosen.get() or usual_attention(device)) == "math"
+    with sdpa_kernel(SDPBackend.MATH) if math else contextlib.nullcontext():
         yield

@@ -26,13 +26,15 @@ from surefoot.heads import LinearHead
 from surefoot.layers import set_checkpointing
 from surefoot.metrics import Score
 from surefoot.model import ImageTextModel
-from surefoot.objective import Batch, Forward, Method, Moved, Objective, Stage
+from surefoot.objective import Batch, Forward, Method, Objective, Stage
+from surefoot.precision import attention
 from surefoot.train import checkpoint
 from surefoot.train.batches import PAIRS, batches, seed_dropout
 from surefoot.train.checkpoint import Progress
 from surefoot.train.keep import Keeper
+from surefoot.train.kernels import pick_attention
 from surefoot.train.parallel import Steps
-from surefoot.train.parameters import TOWERS, Moving, optimizer_groups, select, stage_identity, train_mode
+from surefoot.train.parameters import TOWERS, Moving, moved_by, optimizer_groups, select, stage_identity, train_mode
 from surefoot.train.preflight import preflight
 from surefoot.train.reference import CONTEXTS, FrozenReference
 from surefoot.train.settings import Step, Training, schedule, settings_of
@@ -54,7 +56,7 @@ class Fitted:
         state: all weights, `model.` and `head.`.
         history: {"stage", "epoch", "loss", "val"} for each validated epoch.
         kept_epoch: of the last stage, counted from 1; 0 if the method trains nothing.
-        choices: what ID validation chose on the way, such as LP's l2.
+        choices: what was chosen on the way: by ID validation, such as LP's l2; by a measurement, the kernel of attention.
         num_steps: optimizer steps taken, those on cached features included.
         seconds: spent on training, validation included.
     """
@@ -273,11 +275,12 @@ class _Run:
         groups, fused = optimizer_groups(moving, objective.penalises, training.weight_decay), self.device.type in FUSED
         optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, fused=fused)
         self.keeper = Keeper(training.keep)
-        moved, parallel = self.moved(stage, moving), Steps(self.model, self.head)
+        moved, parallel = moved_by(stage, moving, self.start, self.device), Steps(self.model, self.head)
         if resumed:
             self.put_back(moving, optimizer)
         total, per_epoch = training.num_steps(len(self.train_paths)), training.per_epoch(len(self.train_paths))
         self.train_mode()
+        kernel = None if cached else pick_attention(self.progress.choices, self.progress.stage, self.model, training, total)
         texts = frozen_texts(self.model, stage)
         given, begin = {"needs": stage.needs, "pair_images": self.pair_images}, self.progress.step
         with contextlib.closing(batches(self.dataset, source, self.model, training, **given, begin=begin)) as ready:  # type: ignore[arg-type]
@@ -286,7 +289,8 @@ class _Run:
                 chunks = Chunks(training.chunk_size)
                 own = {"chunks": chunks, "frozen_text": texts, "clock": self.clock}
                 forward = Forward(self.model, self.head, batch, moved, self.log_prior, self.reference, **own)  # type: ignore[arg-type]
-                loss = self.step(parallel, objective, forward, optimizer, moving, training)
+                with attention(kernel):
+                    loss = self.step(parallel, objective, forward, optimizer, moving, training)
                 self.tell(loss, batch, cached)
                 if self.progress.step % per_epoch == 0 or self.progress.step == total:
                     self.end_epoch(moving, val_features, -(-self.progress.step // per_epoch))
@@ -295,13 +299,6 @@ class _Run:
         if self.keeper.rule != "last":
             put(self.live(moving), self.keeper.weights[self.keeper.epoch])
         self.model.eval()
-
-    def moved(self, stage: Stage, moving: Moving) -> Moved:
-        now = {group: list(parameters.values()) for group, parameters in moving.groups.items()}
-        if "start" not in stage.needs:
-            return Moved(now, {})
-        known = {group: parameters for group, parameters in moving.groups.items() if group != "head"}
-        return Moved(now, {group: [self.start[name].to(self.device) for name in parameters] for group, parameters in known.items()})
 
     def set_rate(self, optimizer: torch.optim.Optimizer, training: Training, total: int) -> None:
         rate = training.learning_rate * schedule(self.progress.step, total, round(training.warmup_share * total))

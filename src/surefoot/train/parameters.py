@@ -6,12 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from surefoot import adapters
 from surefoot.heads import LinearHead
 from surefoot.model import ImageTextModel
-from surefoot.objective import Stage, group_of
+from surefoot.objective import Moved, Stage, group_of
 
 TOWERS = frozenset({"visual", "text"})
 _BATCH_NORM = torch.nn.modules.batchnorm._BatchNorm
@@ -60,6 +60,13 @@ def select(stage: Stage, model: ImageTextModel, head: LinearHead, *, seed: int =
         for parameter in parameters.values():
             parameter.requires_grad_(True)
     return Moving(groups)
+
+
+def moved_by(stage: Stage, moving: Moving, start: Mapping[str, Tensor], device: torch.device) -> Moved:
+    """What a stage trains as its terms see it, and theta_0's values of it where a term compares with them."""
+    now = {group: list(parameters.values()) for group, parameters in moving.groups.items()}
+    known = {group: parameters for group, parameters in moving.groups.items() if group != "head"} if "start" in stage.needs else {}
+    return Moved(now, {group: [start[name].to(device) for name in parameters] for group, parameters in known.items()})
 
 
 def optimizer_groups(moving: Moving, penalised: frozenset[str], weight_decay: float) -> list[dict[str, object]]:

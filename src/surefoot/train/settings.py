@@ -14,6 +14,7 @@ from surefoot.objective import Method
 Sampling = Literal["shuffled", "balanced", "groups"]
 SelectBy = Literal["accuracy", "mean_per_class", "macro_f1"]
 Keep = Literal["best", "one_standard_error", "last"]
+Attention = Literal["auto", "math", "fused"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,8 @@ class Training:
         chunk_size: images and texts that a tower encodes at a time, for batches larger than memory: the loss and the gradients are those of
             the whole batch, at the price of one more forward pass. None: all at once.
         checkpointing: keep no activations inside the blocks of the towers, and compute them again when they are needed.
+        attention: the kernel of the towers' attention in training: "math" (matrix products) or "fused"; "auto" takes the usual one of the
+            device and, in a run of 300 steps and more, measures both at its start. They differ in rounding only.
         seed: of the order, the crops, the prompts drawn and a random head.
     """
 
@@ -53,6 +56,7 @@ class Training:
     flip: bool = False
     chunk_size: int | None = None
     checkpointing: bool = False
+    attention: Attention = "auto"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -69,6 +73,7 @@ class Training:
                 ("sampling", self.sampling, _one_of(Sampling), self.sampling in get_args(Sampling)),
                 ("select_by", self.select_by, _one_of(SelectBy), self.select_by in get_args(SelectBy)),
                 ("chunk_size", self.chunk_size, "1 or more, or none", self.chunk_size is None or self.chunk_size >= 1),
+                ("attention", self.attention, _one_of(Attention), self.attention in get_args(Attention)),
                 ("keep", self.keep, _one_of(Keep), self.keep in get_args(Keep)),
             )
             if not good
@@ -121,7 +126,8 @@ def settings_of(method: Method, training: Training, model: ImageTextModel, datas
     """Everything that determines a run besides data and seed, for its record and its hash; the anchors of `dataset` if it uses them."""
     used = {"captions": "caption" in method.needs, "pairs": "anchor_image" in method.needs}
     anchors = dataset.anchors.identity(dataset.written) if dataset and any(used.values()) else {}
-    later = {"flip": False, "chunk_size": None, "checkpointing": False}  # said where they are used, so that older records stay the same
+    # said where they are used, so that older records stay the same
+    later = {"flip": False, "chunk_size": None, "checkpointing": False, "attention": "auto"}
     training_settings = {name: value for name, value in asdict(training).items() if name != "seed" and later.get(name, ...) != value}
     own = {"method": method.name, **method.settings, **{name: value for name, value in anchors.items() if used[name]}}
     return {**own, "model": model.name, "precision": model.precision, **training_settings}

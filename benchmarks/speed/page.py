@@ -1,0 +1,101 @@
+"""Write docs/speed.md's tables from what steps.py, frontier.py and memory.py measured.
+
+python benchmarks/speed/page.py
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from surefoot.report.runs import display_name
+
+DOCS = Path(__file__).parents[2] / "docs"
+FOUND = Path(__file__).parents[1] / "docs"
+OPEN = "Not measured yet."
+
+
+def between(ratios: Mapping[str, float]) -> str:
+    """A median ratio with the lowest and highest.
+
+    Examples:
+        >>> between({"median": 1.234, "low": 1.2, "high": 1.3})
+        '1.23 [1.20, 1.30]'
+    """
+    return f"{ratios['median']:.2f} [{ratios['low']:.2f}, {ratios['high']:.2f}]"
+
+
+def steps(made: Mapping[str, Any]) -> str:
+    """One row a model and method."""
+    lines = [
+        "| model | method | batch | straightforward, s | exact, s | all on, s | exact: times faster | all on: times faster "
+        "| of a matrix product's rate |",
+        "|---|---|---:|---:|---:|---:|---:|---:|---:|",
+    ]
+    for model, methods in made["models"].items():
+        for name, one in methods.items():
+            seconds = " | ".join(f"{one['seconds'][kind]:.2f}" for kind in ("straight", "exact", "all on"))
+            ratios = " | ".join(between(one["faster"][kind]) for kind in ("exact", "all on"))
+            lines.append(f"| {model} | {display_name(name)} | {one['batch_size']} | {seconds} | {ratios} | {one['rate_share']:.0%} |")
+    gaps = [one["apart"]["gradients"] for methods in made["models"].values() for one in methods.values()]
+    formats = sorted({one["precision"] for methods in made["models"].values() for one in methods.values()})
+    lines += ["", costs(made), "", f"The gradients of both ways are apart by {max(gaps):.0e} at most, relative to their length. "
+              f"\"All on\" is {' and '.join(formats)}. {made['repeats']} repeats; {machine(made)}."]  # fmt: skip
+    return "\n".join(lines)
+
+
+def costs(made: Mapping[str, Any]) -> str:
+    """What a step costs in steps of TP-FT."""
+    names = [name for name in next(iter(made["models"].values())) if name != "tp_ft"]
+    lines = ["| in steps of TP-FT | " + " | ".join(map(display_name, names)) + " |", "|---|" + "---:|" * len(names)]
+    for model, methods in made["models"].items():
+        for kind in ("exact", "all on"):
+            if "tp_ft" in methods:
+                found = [methods[name]["seconds"][kind] / methods["tp_ft"]["seconds"][kind] if name in methods else None for name in names]
+                lines.append(f"| {model}, {kind} | " + " | ".join("–" if one is None else f"{one:.2f}" for one in found) + " |")
+    return "\n".join(lines)
+
+
+def frontier(made: Mapping[str, Any]) -> str:
+    """One sentence."""
+    one, many = made["seconds"]["one pass"], made["seconds"]["11 passes"]
+    return (
+        f"11 alphas over six sets, {made['images']} JPEG files of {made['side']} x {made['side']} pixels: {one:.1f} s in one pass, "
+        f"{many:.1f} s in 11 passes, {between(made['faster'])} times faster, every answer the same. "
+        f"{made['repeats']} repeats; {machine(made)}."
+    )
+
+
+def memory(made: Mapping[str, Any]) -> str:
+    """One row a case."""
+    lines = ["| method | step | batch | chunks of | peak of the process, GB |", "|---|---|---:|---:|---:|"]
+    for row in made["rows"]:
+        kind = "straightforward" if row["kind"] == "straight" else "Surefoot"
+        chunk = row["chunk_size"] or "–"
+        lines.append(f"| {display_name(row['method'])} | {kind} | {row['batch_size']} | {chunk} | {row['peak'] / 1e9:.1f} |")
+    return "\n".join([*lines, "", f"{made['model']}, float32; {machine(made)}."])
+
+
+def machine(made: Mapping[str, Any]) -> str:
+    """What the figures are true of."""
+    about = made["machine"]
+    return f"{about['cpu']}, {about['threads']} threads, PyTorch {about['torch']}"
+
+
+def main() -> None:
+    path = DOCS / "speed.md"
+    text = path.read_text(encoding="utf-8")
+    for name, render in {"steps": steps, "frontier": frontier, "memory": memory}.items():
+        source = FOUND / f"speed_{name}.json"
+        table = render(json.loads(source.read_text(encoding="utf-8"))) if source.is_file() else OPEN
+        text = re.sub(
+            rf"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)", lambda m, table=table: f"{m[1]}{table}\n{m[2]}", text, flags=re.S
+        )
+    path.write_text(text, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,115 @@
+"""The kernel of attention: set, or measured at the start of a long run; it changes the time of a step, and rounding."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from conftest import fresh
+
+from surefoot import precision
+from surefoot.data import Dataset
+from surefoot.errors import SettingError
+from surefoot.methods import get
+from surefoot.model import ImageTextModel
+from surefoot.precision import ATTENTION, attention
+from surefoot.train import Training, fit, kernels
+from surefoot.train.settings import settings_of
+
+SHORT = Training(epochs=1, batch_size=8, learning_rate=1e-3)
+
+
+@pytest.fixture
+def entered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Grows whenever attention is asked to be written out."""
+    found, real = list[str](), precision.sdpa_kernel
+    monkeypatch.setattr(precision, "sdpa_kernel", lambda backend: (found.append("math"), real(backend))[1])
+    return found
+
+
+@pytest.mark.parametrize(("kernel", "asks"), [(None, True), ("math", True), ("fused", False)])
+def test_the_kernel_that_is_named_computes(kernel: str | None, asks: bool, tiny_model: ImageTextModel, entered: list[str]) -> None:
+    with attention(kernel):
+        tiny_model.encode_image(torch.randn(2, 3, 32, 32))
+    assert bool(entered) == asks
+    entered.clear()
+    tiny_model.encode_image(torch.randn(2, 3, 32, 32))
+    assert entered, "afterwards the usual one is back"
+
+
+def test_both_kernels_give_the_same_gradients(tiny_model: ImageTextModel) -> None:
+    image, found = torch.randn(4, 3, 32, 32), []
+    for kernel in ATTENTION:
+        model = fresh(tiny_model)
+        with attention(kernel):
+            (model.encode_image(image) * torch.arange(16.0)).sum().backward()
+        found.append(torch.cat([p.grad.flatten() for p in model.parameters() if p.grad is not None]))
+    assert torch.linalg.vector_norm(found[0] - found[1]) <= 1e-5 * torch.linalg.vector_norm(found[0])
+
+
+@pytest.mark.parametrize(("times", "faster"), [
+    ({"math": 2.0, "fused": 1.0}, "fused"), ({"math": 1.0, "fused": 2.0}, "math"), ({"math": 1.04, "fused": 1.0}, "math"),
+])  # fmt: skip
+def test_the_faster_kernel_is_taken_where_it_is_clearly_faster(
+    times: dict[str, float], faster: str, tiny_model: ImageTextModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, seen = [0.0], list[int]()
+
+    def taken(_: ImageTextModel, image: torch.Tensor) -> None:
+        seen.append(len(image))
+        now[0] += times[str(precision._chosen.get())]
+
+    monkeypatch.setattr(kernels, "forward_and_backward", taken)
+    monkeypatch.setattr(kernels, "time", SimpleNamespace(perf_counter=lambda: now[0]))
+    assert kernels.fastest_attention(tiny_model, 6) == faster
+    assert set(seen) == {6}
+
+
+def test_a_measurement_changes_no_weight_and_leaves_no_gradient(tiny_model: ImageTextModel) -> None:
+    before = tiny_model.weights()
+    assert kernels.fastest_attention(tiny_model, 2) in ATTENTION
+    assert all(torch.equal(before[name], tensor) for name, tensor in tiny_model.weights().items())
+    assert all(p.grad is None for p in tiny_model.parameters())
+
+
+def test_only_a_long_run_measures_and_what_it_found_stays(tiny_model: ImageTextModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = list[int]()
+    monkeypatch.setattr(kernels, "fastest_attention", lambda _, size: (sizes.append(size), "fused")[1])
+    choices = dict[str, object]()
+    assert kernels.pick_attention(choices, 0, tiny_model, SHORT, kernels.LONG - 1) is None
+    assert kernels.pick_attention(choices, 0, tiny_model, Training(attention="math"), kernels.LONG) == "math"
+    assert (choices, sizes) == ({}, [])
+    assert kernels.pick_attention(choices, 0, tiny_model, Training(batch_size=64, chunk_size=16), kernels.LONG) == "fused"
+    assert kernels.pick_attention(choices, 1, tiny_model, Training(batch_size=64), kernels.LONG) == "fused"
+    assert (choices, sizes) == ({"attention, stage 1": "fused", "attention, stage 2": "fused"}, [16, 64])
+    kernels.pick_attention(choices, 0, tiny_model, Training(), kernels.LONG)
+    assert len(sizes) == 2, "what was measured before a resume is taken"
+    tiny_model.requires_grad_(False)
+    assert kernels.pick_attention({}, 0, tiny_model, Training(), kernels.LONG) is None
+
+
+def test_a_run_trains_with_its_kernel_and_says_so(
+    tiny_model: ImageTextModel, tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch, entered: list[str]
+) -> None:
+    monkeypatch.setattr(kernels, "LONG", 1)
+    monkeypatch.setattr(kernels, "fastest_attention", lambda *_: "fused")
+    during = list[tuple[str | None, bool]]()
+    encode = ImageTextModel.encode_image
+    monkeypatch.setattr(
+        ImageTextModel,
+        "encode_image",
+        lambda self, image: (during.append((precision._chosen.get(), self.training)), encode(self, image))[1],
+    )
+    fitted = fit(get("tp_ft"), tiny_model, tiny_data, SHORT)
+    assert fitted.choices == {"attention, stage 1": "fused"}
+    assert {kernel for kernel, training in during if training} == {"fused"}
+    assert {kernel for kernel, training in during if not training} == {None}, "validation keeps the usual one"
+
+
+def test_the_setting_is_checked_and_older_hashes_stay(tiny_model: ImageTextModel, tmp_path: Path) -> None:
+    with pytest.raises(SettingError, match="attention is flash; it must be one of auto, math, fused"):
+        Training(attention="flash")  # type: ignore[arg-type]
+    assert "attention" not in settings_of(get("tp_ft"), Training(), tiny_model)
+    assert settings_of(get("tp_ft"), Training(attention="math"), tiny_model)["attention"] == "math"
