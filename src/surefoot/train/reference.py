@@ -40,8 +40,9 @@ class FrozenReference:
 
     def image(self, image: Tensor) -> Tensor:
         """f(x; theta_0) [B, D], l2-normalised."""
-        with torch.no_grad():
-            return self._model.encode_image(image)
+        with torch.inference_mode():
+            features = self._model.encode_image(image)
+        return features.clone()  # a tensor that losses may keep for their backward pass
 
     def text(self, rows: Tensor, tokens: Tensor) -> Tensor:
         """g(t; theta_0) [N, D] of the rows [N] of `tokens` [T, L]; they are remembered while these stay the same tensor."""
