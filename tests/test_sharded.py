@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import json
 import tarfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote
 
 import numpy as np
 import pytest
 import torch
 from conftest import fresh
 from PIL import Image
+from test_downloads import Server, served  # noqa: F401 - a fixture
 from test_shards import cache, picture, shard  # noqa: F401 - the cache is every test's
 
-from surefoot.data import Dataset, Images, load, open_dataset, packing, read_image, streamed
+from surefoot.data import Dataset, Images, downloads, load, open_dataset, packing, read_image
 from surefoot.data.packing import pack
 from surefoot.data.sharded import natural
 from surefoot.data.subsets import few_shot
@@ -334,59 +330,6 @@ def test_another_packing_in_the_folder_is_refused(folders: Path, packed: Path, t
     assert not (tmp_path / "new").exists()
 
 
-class Server(ThreadingHTTPServer):
-    """Serves the files of a folder; the first answers to each path break off, as often as `breaks` says."""
-
-    def __init__(self, folder: Path, *, breaks: int = 0, ranges: bool = True) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.folder, self.breaks, self.ranges, self.asked = folder, breaks, ranges, list[str]()
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    """One request."""
-
-    server: Server
-
-    def do_GET(self) -> None:
-        path, wanted = self.server.folder / unquote(self.path).lstrip("/"), self.headers.get("Range", "")
-        self.server.asked.append(f"{path.name} {wanted}".strip())
-        if not path.is_file():
-            self.send_error(404)
-            return
-        content = path.read_bytes()
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.server.ranges else 0
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.send_header("Content-Length", str(len(content) - start))
-        self.end_headers()
-        times = sum(asked.startswith(path.name) for asked in self.server.asked)
-        self.wfile.write(content[start : start + 700] if times <= self.server.breaks else content[start:])
-
-    def log_message(self, *arguments: object) -> None:
-        """Nothing."""
-
-
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
-    monkeypatch.setattr(streamed, "PAUSE", 0)
-    started: list[Server] = []
-
-    def start(folder: Path, **given: object) -> Server:
-        started.append(Server(folder, **given))  # type: ignore[arg-type]
-        threading.Thread(target=started[-1].serve_forever, args=(0.01,), daemon=True).start()
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.shutdown()
-        server.server_close()
-
-
 @pytest.mark.parametrize(("line", "words"), [
     ("s3://bucket/0.tar", "neither a path nor an http address"),
     ("pipe:curl http://host/0.tar", "neither a path nor an http address"),
@@ -412,22 +355,6 @@ def test_list_that_is_no_text_is_named_and_a_mark_at_its_beginning_is_none(
     address = serve(tmp_path / "away").address.replace("http", "HTTP")
     (root / "val/shards.txt").write_text(f"\ufeff{address}/ä.tar\n", encoding="utf-8")
     assert open_dataset(root).split("val").labels == (0, 1)
-
-
-def test_nobody_writes_into_a_shard_that_another_process_has_finished(
-    packed: Path, tmp_path: Path, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server, rename = serve(packed / "train", ranges=False), Path.replace
-
-    def slowly(self: Path, target: Path) -> Path:
-        time.sleep(0.3)
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "replace", slowly)
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: streamed.download(f"{server.address}/000000.tar", tmp_path / "cache").read_bytes(), range(4)))
-    assert found == [(packed / "train/000000.tar").read_bytes()] * 4
-    assert len(server.asked) == 1
 
 
 def remote(packed: Path, root: Path, address: str) -> Path:
@@ -472,7 +399,7 @@ def test_what_cannot_be_streamed_is_named_and_what_came_is_kept(
     serve: Callable[..., Server],
     cache: Path,  # noqa: F811
 ) -> None:
-    server = serve(packed, breaks=streamed.TRIES)
+    server = serve(packed, breaks=downloads.TRIES)
     root = remote(packed, tmp_path / "remote", server.address)
     listing = root / "train" / "shards.txt"
     with pytest.raises(DataError, match=rf"{server.address}/train/000000\.tar could not be downloaded .*3500 bytes are kept"):

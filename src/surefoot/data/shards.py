@@ -197,6 +197,16 @@ def walk(path: Path) -> Iterator[tuple[tarfile.TarInfo, BinaryIO]]:
                 raise EOFError("it goes on behind its end mark, as joined archives do; keep them apart")
 
 
+def damage(path: Path) -> str:
+    """What is wrong with a tar file, walked to its end mark; "" if it is whole."""
+    try:
+        for member, file in walk(path):
+            check_member(member, file, 1 << 62, "a file")
+    except BROKEN as error:
+        return str(error) or type(error).__name__
+    return ""
+
+
 def check_member(member: tarfile.TarInfo, file: BinaryIO, most: int, what: str) -> None:
     """The member's bytes lie in the file, and are not too many.
 
