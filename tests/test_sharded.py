@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import tarfile
 from collections.abc import Callable, Mapping
@@ -18,7 +19,7 @@ from test_shards import cache, picture, shard  # noqa: F401 - the cache is every
 
 from surefoot.data import Dataset, Images, downloads, load, open_dataset, packing, read_image
 from surefoot.data.packing import pack
-from surefoot.data.sharded import natural
+from surefoot.data.streamed import natural
 from surefoot.data.subsets import few_shot
 from surefoot.data.survey import survey
 from surefoot.errors import DataError, MissingDataError, SettingError, SurefootError
@@ -259,6 +260,8 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "no train": (lambda root: (hand_made(root, test=samples(0)) / "train").rename(root / "x"), "There is no folder .*train"),
     "nearly val": (lambda root: hand_made(root, valid=samples(0)), "Rename it: valid -> val"),
     "compressed": (lambda root: (hand_made(root) / "train/0.tar").rename(root / "train/0.tar.gz"), r"0\.tar\.gz is compressed.* gunzip"),
+    "loud": (lambda root: (hand_made(root) / "train/0.tar").rename(root / "train/0.TAR"), r"small letters\. Rename it: 0\.tar"),
+    "loud address": (lambda root: (hand_made(root) / "train/shards.txt").write_text("http://x/0.TAR"), "written in small letters"),
     "half unpacked": (lambda root: (hand_made(root) / "train/granny").mkdir(), r"both folders \(granny\) and archives \(0\.tar\)"),
     "no number of shards": (lambda root: (hand_made(root) / "train/nshards.txt").write_text("two"), "Write the number of .tar files"),
     "no shard": (lambda root: hand_made(root, test=samples(0)) and (root / "val").mkdir(), r"val holds no \.tar file"),
@@ -421,6 +424,60 @@ def test_what_cannot_be_streamed_is_named_and_what_came_is_kept(
     for split in ("val", "test", "shifts/sketch", "unseen/pears"):
         (root / split / "shards.txt").write_text("".join(f"{path}\n" for path in sorted((packed / split).glob("*.tar"))))
     assert open_dataset(root).fingerprint() == open_dataset(packed).fingerprint()
+
+
+def test_a_list_may_lead_into_folders_beside_it_and_what_lies_there_is_not_fetched(tmp_path: Path, served_shard: str) -> None:
+    root = hand_made(tmp_path / "data")
+    shard(root / "train/parts/1.tar", samples(0, 1, start=4))
+    (root / "train/shards.txt").write_text(f"{served_shard}\n./parts/1.tar\nhttp://127.0.0.1:1/0.tar\n")
+    train = open_dataset(root).split("train")
+    assert [path.parent.relative_to(root).as_posix() for path in train.paths] == ["train/9.tar"] * 2 + ["train/1.tar"] * 2 + [
+        "train/0.tar"
+    ] * 4
+    assert [read_image(path).tobytes() for path in train.paths] == [
+        Image.open(io.BytesIO(picture(number))).tobytes() for number in (8, 9, 4, 5, 0, 1, 2, 3)
+    ]
+    shard(root / "train/2.tar", samples(0))
+    with pytest.raises(DataError, match=r"train holds 2\.tar, which shards\.txt beside it does not name\. Add a line"):
+        open_dataset(root)
+    (root / "train/2.tar").rename(root / "train/parts/2.tar")
+    (root / "train/shards.txt").write_text("parts/{1..3}.tar\n0.tar\n")
+    with pytest.raises(MissingDataError, match=r"shards\.txt: There is no shard .*train/parts/3\.tar"):
+        open_dataset(root)
+    (root / "train/granny").mkdir()
+    with pytest.raises(DataError, match=r"both folders \(granny\) and archives"):
+        open_dataset(root)
+
+
+@pytest.fixture
+def served_shard(tmp_path: Path, serve: Callable[..., Server]) -> str:
+    shard(tmp_path / "away/9.tar", samples(0, 1, start=8))
+    return f"{serve(tmp_path / 'away').address}/9.tar"
+
+
+@pytest.mark.parametrize(
+    ("names", "missing", "extra"),
+    [
+        (["train-000000.tar", "train-000001.tar", "train-000002.tar"], r"train-000001\.tar is not there", r"also holds train-000002\.tar"),
+        (["a-0-of-3.tar", "a-1-of-3.tar", "a-2-of-3.tar"], r"a-1-of-3\.tar is not there", r"also holds a-2-of-3\.tar"),
+        (["1.tar", "2.tar", "3.tar"], r"/2\.tar is not there", r"also holds 3\.tar"),
+        (["a.tar", "b.tar", "c.tar"], "counts 3 shards, and 2 were found", "counts 2 shards, and 3 were found"),
+    ],
+)
+def test_numbered_shards_of_any_name_are_counted(names: list[str], missing: str, extra: str, tmp_path: Path) -> None:
+    root = hand_made(tmp_path)
+    (root / "train/0.tar").unlink()
+    for number, name in enumerate(names):
+        shard(root / "train" / name, samples(0, 1, start=2 * number))
+    (root / "train/nshards.txt").write_text("3")
+    assert len(open_dataset(root).split("train")) == 6
+    (root / "train/nshards.txt").write_text("2")
+    with pytest.raises(DataError, match=extra):
+        open_dataset(root)
+    (root / "train/nshards.txt").write_text("3")
+    (root / "train" / names[1]).unlink()
+    with pytest.raises(DataError, match=missing):
+        open_dataset(root)
 
 
 def test_the_command_packs_and_tells(

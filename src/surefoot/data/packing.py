@@ -12,8 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from surefoot.data.layout import SUFFIXES, Dataset, Split
-from surefoot.data.sharded import METRICS, NAMES, NUM_SHARDS, SET
+from surefoot.data.sharded import METRICS, NAMES, SET
 from surefoot.data.shards import content, stamp
+from surefoot.data.streamed import NUM_SHARDS
 from surefoot.errors import DataError, SettingError
 
 PLAN = "packing.json"

@@ -1,18 +1,23 @@
-"""Shards that lie elsewhere: a list of addresses, each downloaded once into the user's cache."""
+"""Which shards a folder holds: the tar files in it, or those that a list of addresses and paths names, each downloaded once."""
 
 from __future__ import annotations
 
 import logging
 import re
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Sequence
+from pathlib import Path, PurePosixPath
 
 from surefoot.data.downloads import download, is_remote, name_of
-from surefoot.data.shards import lies_at
-from surefoot.errors import DataError, SettingError
+from surefoot.data.embedded import cache_folder
+from surefoot.data.layout import listed
+from surefoot.data.shards import COMPRESSED, lies_at
+from surefoot.errors import DataError, MissingDataError, SettingError
 
 log = logging.getLogger(__name__)
 
 LIST = "shards.txt"
+NUM_SHARDS = "nshards.txt"
 MOST_SHARDS = 1_000_000  # of one pattern: more is a slip of the keyboard
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
@@ -37,39 +42,154 @@ def expanded(pattern: str) -> list[str]:
     return [f"{pattern[: found.start()]}{number:0{width}d}{end}" for number in range(first, last + 1) for end in rest]
 
 
-def listed_shards(folder: Path, cache: Path) -> list[Path]:
-    """The shards that FOLDER/shards.txt lists, one address or pattern in each line, downloaded if they are not yet in the cache.
+def shards_of(folder: Path) -> list[Path]:
+    """The tars of a set: in the order of its list if it has one, else those in the folder in natural order.
 
-    They are called FOLDER/<name>.tar wherever they lie, so that names in records and draws are the same on every machine. A line that is
-    no http address is a path, relative to the folder.
-
-    Args:
-        folder: of the list.
-        cache: the folder that downloads go to.
+    Listed shards are called FOLDER/<name>.tar wherever they lie, so that names in records and draws are the same on every machine; one that
+    lies there under its name is not downloaded.
 
     Raises:
-        MissingDataError: an address or a file that is not there.
-        DataError: an empty list, two shards of one name, a compressed one, a transfer that breaks again and again.
+        MissingDataError: no shard, fewer than nshards.txt counts, or one that is not where the list says.
+        DataError: more than nshards.txt counts or than the list names, a compressed one, a broken list or transfer.
+    """
+    tars = local_shards(folder)
+    if (folder / LIST).is_file():
+        addresses = read_list(folder / LIST)
+        if strange := [tar.name for tar in tars if tar.name not in addresses]:
+            raise DataError(
+                f"{folder} holds {listed(strange)}, which {LIST} beside it does not name. Add a line for each, or move them away; without "
+                f"{LIST} all tars in the folder are read."
+            )
+        tars = []
+        for number, (name, address) in enumerate(addresses.items(), start=1):
+            log.log(logging.INFO if is_remote(address) else logging.DEBUG, "Shard %d of %d: %s", number, len(addresses), address)
+            tars.append(_listed(folder / LIST, name, address))
+    _check_number(folder, tars)
+    if not tars:
+        raise MissingDataError(f"{folder} holds no .tar file. Put its shards there, or their addresses into {folder / LIST}.")
+    return tars
+
+
+def local_shards(folder: Path) -> list[Path]:
+    """The tar files in a folder, in natural order; hidden ones, such as macOS leaves, are none.
+
+    Raises:
+        DataError: one that is compressed, or whose ending is written in capitals.
+    """
+    visible = sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: natural(path.name))
+    if packed := [path for path in visible if path.name.lower().endswith(COMPRESSED)]:
+        raise DataError(
+            f"{packed[0]} is compressed, so that no image in it can be read without all before it. Unpack it by gunzip or alike."
+        )
+    tars = [path for path in visible if path.suffix.lower() == ".tar"]
+    if loud := [path for path in tars if path.suffix != ".tar"]:
+        raise DataError(f"{loud[0]} is a shard only under a name that ends in .tar, in small letters. Rename it: {loud[0].stem}.tar")
+    return tars
+
+
+def read_list(path: Path) -> dict[str, str]:
+    """{name of the shard: its address or path} as a list has them, one or a pattern in each line; a path is relative to the list's folder.
+
+    Raises:
+        DataError: no text, no shard in it, two of one name, or what is no tar.
     """
     try:
-        lines = [line.strip() for line in (folder / LIST).read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
-        raise DataError(f"{folder / LIST} is not UTF-8 text ({error}). Save it as UTF-8.") from error
+        raise DataError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
     called: dict[str, str] = {}
     for address in (address for line in lines if line and not line.startswith("#") for address in expanded(line)):
-        name = name_of(address)
+        try:
+            name = name_of(address)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
         if not name.endswith(".tar"):
-            raise DataError(f"{folder / LIST} lists {address}, which is no .tar file. List uncompressed tar files, one in each line.")
+            small = " The ending is written in small letters." if name.lower().endswith(".tar") else ""
+            raise DataError(f"{path} lists {address}, which is no .tar file. List uncompressed tar files, one in each line.{small}")
         if name in called:
-            raise DataError(f"{folder / LIST} lists two shards called {name}: {called[name]} and {address}. Give each its own name.")
+            raise DataError(f"{path} lists two shards called {name}: {called[name]} and {address}. Give each its own name.")
         called[name] = address
     if not called:
-        raise DataError(
-            f"{folder / LIST} lists no shard. Write one address in each line, or a pattern such as http://host/{{000..127}}.tar."
+        raise DataError(f"{path} lists no shard. Write one address in each line, or a pattern such as http://host/{{000..127}}.tar.")
+    return called
+
+
+def folders_listed(folder: Path) -> set[str]:
+    """The folders beside a list that its paths lead into."""
+    return {PurePosixPath(address).parts[0] for address in read_list(folder / LIST).values() if not is_remote(address)}
+
+
+def fetched(address: str, beside: Path) -> Path:
+    """The file of an address or a path: downloaded, if it is not in the cache, or where it lies.
+
+    Raises:
+        MissingDataError: there is none.
+        DataError: see `download`.
+    """
+    if is_remote(address):
+        return download(address, cache_folder() / "shards")
+    if not (beside / address).is_file():
+        raise MissingDataError(f"There is no shard {beside / address}. Put it there, or correct the path {address}.")
+    return beside / address
+
+
+def _listed(path: Path, name: str, address: str) -> Path:
+    """What a shard of the list is called; from now on it is read from where it lies."""
+    called = path.parent / name
+    try:
+        lies_at(called, called if called.is_file() else fetched(address, path.parent))
+    except DataError as error:
+        raise type(error)(f"{path}: {error}") from error
+    return called
+
+
+def _check_number(folder: Path, tars: Sequence[Path]) -> None:
+    """There are as many shards as nshards.txt says, and they are numbered without a gap if they are numbered."""
+    path = folder / NUM_SHARDS
+    if not path.is_file():
+        return
+    text = path.read_text(encoding="utf-8", errors="replace").strip()
+    if not re.fullmatch(r"[0-9]{1,7}", text):
+        raise DataError(f"{path} holds {text[:20]!r}. Write the number of .tar files in {folder}, or remove the file.")
+    names, count = [tar.name for tar in tars], int(text)
+    (before, after), numbers = _numbered(names, count)
+    if names and not numbers:
+        if len(names) != count:
+            raise DataError(f"{path} counts {text} shards, and {len(tars)} were found. Get the missing ones, or correct the number.")
+        return
+    first_number = int(0 not in numbers and count in numbers)
+    wanted = range(first_number, first_number + count)
+    if gaps := [number for number in wanted if number not in numbers]:
+        width = len(min(numbers.values(), default=f"{before}0{after}")) - len(before) - len(after)
+        first = f"{before}{gaps[0]:0{width}d}{after}"
+        raise MissingDataError(
+            f"{folder / first} is not there: {path} counts {text} shards, and {len(tars)} were found. Get the "
+            "missing ones, or run 'surefoot shards' again if it was interrupted."
         )
-    for number, (name, address) in enumerate(called.items(), start=1):
-        remote = is_remote(address)
-        if remote:
-            log.info("Shard %d of %d: %s", number, len(called), address)
-        lies_at(folder / name, download(address, cache) if remote else folder / address)
-    return [folder / name for name in called]
+    if extra := sorted(set(names) - {numbers[number] for number in wanted}, key=natural):
+        raise DataError(f"{path} counts {text} shards, and {folder} also holds {listed(extra)}. Remove what does not belong to it.")
+
+
+def _numbered(names: Sequence[str], count: int) -> tuple[tuple[str, str], dict[int, str]]:
+    """What stands before and behind the number in the names of shards, and {number: name}; the way that fits most names.
+
+    Examples:
+        >>> _numbered(["a2-0.tar", "a2-1.tar"], 2)
+        (('a2-', '.tar'), {0: 'a2-0.tar', 1: 'a2-1.tar'})
+    """
+    ways: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
+    for name in names:
+        for found in re.finditer("[0-9]+", name):
+            ways[name[: found.start()], name[found.end() :]].setdefault(int(found[0]), name)
+    return max(ways.items(), key=lambda way: (set(range(1, count)) <= way[1].keys(), len(way[1])), default=(("", ".tar"), {}))
+
+
+def natural(name: str) -> tuple[tuple[int, str], ...]:
+    """A key that sorts numbers in names by their value.
+
+    Examples:
+        >>> sorted(["10.tar", "2.tar", "a.tar"], key=natural)
+        ['2.tar', '10.tar', 'a.tar']
+    """
+    parts = re.findall(r"[0-9]+|[^0-9]+", name)
+    return (*((int(part), "") if part.isdecimal() else (1 << 63, part) for part in parts), (0, name))
