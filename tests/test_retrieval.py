@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import draw, typed
+from test_downloads import Server, served  # noqa: F401 - a fixture
 from torch.nn import functional as F
 
 from surefoot.anchors import pairs as pairs_module
@@ -139,6 +140,27 @@ def test_folder_and_shards_are_one_pool(folder: Path, shards: Path) -> None:
         assert pool.texts == tuple(text for text in TEXTS if text)
         assert [place.read() for place in pool.places] == [image_bytes(number) for number, text in enumerate(TEXTS) if text]
         assert any("1 candidates without a text" in note for note in pool.notes)
+
+
+def test_a_pool_may_lie_elsewhere(folder: Path, shards: Path, tmp_path: Path, serve: Callable[..., Server]) -> None:
+    whole, server = open_pool(str(folder)), serve(shards, breaks=1)
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "shards.txt").write_text(f"# two\n{server.address}/000.tar\n../shards/001.tar\n")
+    for place in (f"{server.address}/{{000..001}}.tar", str(tmp_path / "far"), str(tmp_path / "far" / "shards.txt")):
+        pool = open_pool(place)
+        assert (pool.name, pool.texts, pool.rows) == (place, whole.texts, whole.rows)
+        assert [one.read() for one in pool.places] == [one.read() for one in whole.places]
+    assert open_pool(f"{server.address}/000.tar").texts == whole.texts[:3]
+    assert [asked for asked in server.asked if "=" not in asked] == ["000.tar", "001.tar"], "once, though opened often"
+    with pytest.raises(MissingDataError, match=rf"{server.address}/002\.tar cannot be had"):
+        open_pool(f"{server.address}/{{000..002}}.tar")
+    with pytest.raises(DataError, match=r"000\.tar\.gz is no \.tar file"):
+        open_pool(f"{server.address}/000.tar.gz")
+    with pytest.raises(DataError, match="neither a path nor an http address"):
+        open_pool("s3://bucket/000.tar")
+    (shards / "shards.txt").write_text("000.tar\n")
+    with pytest.raises(DataError, match=r"001\.tar, which shards\.txt beside it does not name"):
+        open_pool(str(shards))
 
 
 def test_pairs_that_name_a_class_are_left_out(folder: Path) -> None:

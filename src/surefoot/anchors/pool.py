@@ -2,6 +2,7 @@
 
     POOL/manifest.csv          path,caption: paths relative to it; manifest.jsonl with an object a line is read too
     POOL/*.tar                 webdataset shards: KEY.jpg (png, webp, ...) beside KEY.txt, or KEY.json with a "caption"
+    POOL/shards.txt            their addresses or paths, one or a pattern in each line; each is downloaded once, as those of training data
 
 Only texts are read; the image of a pair is read when the pair is wanted. Shards come from strangers: nothing is ever written under a
 member's name, and no size that a header claims is believed.
@@ -19,10 +20,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from surefoot.data.downloads import is_remote
 from surefoot.data.embedded import names, unpack
 from surefoot.data.layout import SUFFIXES
 from surefoot.data.shards import BROKEN, MOST_IMAGE, MOST_TEXT, check_member, content, is_there, text_of, walk
-from surefoot.data.streamed import expanded
+from surefoot.data.streamed import LIST, expanded, fetched, local_shards, read_list, shards_named, tar_name
 from surefoot.errors import DataError, MissingDataError, SettingError
 
 MANIFESTS = ("manifest.csv", "manifest.jsonl")
@@ -126,17 +128,19 @@ def open_pool(place: str, *, skip_broken: bool = False, on_shard: Callable[[int,
     """Read the texts of a pool.
 
     Args:
-        place: an embedded pool ("iconpool"), a folder, a manifest file, a .tar file, or a pattern of them such as `shards/{000..099}.tar`.
+        place: an embedded pool ("iconpool"), a folder, a manifest file, a .tar file or its address, a pattern of them such as
+            `shards/{000..099}.tar`, or a list of them, such as shards.txt.
         skip_broken: leave out what a broken shard does not give any more, instead of stopping.
         on_shard: hears how many shards are read, and how many there are.
 
     Raises:
         MissingDataError: nothing there.
-        DataError: a broken manifest or shard, named.
+        DataError: a broken manifest, list or shard, named.
     """
     embedded = place in names()
-    if shards := [] if embedded else _shards(place):
-        found, notes = _of_shards(shards, skip_broken, on_shard)
+    beside, shards = (Path(), []) if embedded else _shards(place)
+    if shards:
+        found, notes = _of_shards(beside, shards, skip_broken, on_shard)
     else:
         found, notes = _of_manifest(_manifest(unpack(place) if embedded else Path(place), place)), []
     kept = [(text, where) for text, where in ((_clean(text), where) for text, where in found) if text]
@@ -158,19 +162,32 @@ def _manifest(path: Path, place: str) -> Path:
             return file
     raise MissingDataError(
         f"{place} is no pool of image-text pairs. Give a folder with {' or '.join(MANIFESTS)} (columns path, caption), such a "
-        "file, webdataset shards (.tar), or iconpool."
+        "file, webdataset shards (.tar, their address, or a list of them), or iconpool."
     )
 
 
-def _shards(place: str) -> list[Path]:
-    if (folder := Path(place)).is_dir():
-        return sorted(folder.glob("*.tar"))
-    if (every := expanded(place)) == [place]:
-        return [Path(path) for path in sorted(glob.glob(place)) if path.endswith(".tar")]  # noqa: PTH207 - the pattern may be absolute
-    paths = [Path(path) for path in every]
-    if missing := [path for path in paths if not path.is_file()]:
-        raise MissingDataError(f"{len(missing)} of {len(paths)} shards are not there, the first is {missing[0]}. Check the pattern.")
-    return paths
+def _shards(place: str) -> tuple[Path, list[str]]:
+    """The folder that paths are relative to, and the paths or addresses of shards; none for a manifest."""
+    path = Path(place)
+    if path.is_dir():
+        return _in_folder(path)
+    if path.name.endswith(LIST) and path.is_file():
+        return path.parent, list(read_list(path).values())
+    if (every := expanded(place)) == [place] and not is_remote(place):
+        return Path(), [path for path in sorted(glob.glob(place)) if path.endswith(".tar")]  # noqa: PTH207 - the pattern may be absolute
+    local = [path for path in every if not (is_remote(path) and tar_name(path))]
+    if missing := [path for path in local if not Path(path).is_file()]:
+        raise MissingDataError(f"{len(missing)} of {len(every)} shards are not there, the first is {missing[0]}. Check the pattern.")
+    return Path(), every
+
+
+def _in_folder(folder: Path) -> tuple[Path, list[str]]:
+    if (folder / LIST).is_file():
+        return folder, list(shards_named(folder).values())
+    names = sorted(path.name for path in folder.glob("*.tar") if not path.name.startswith("."))  # macOS leaves ._0.tar
+    if not names and not any((folder / name).is_file() for name in MANIFESTS):
+        local_shards(folder)  # which tells of compressed ones, and of such in capitals
+    return folder, names
 
 
 def _of_manifest(path: Path) -> list[tuple[str, Place]]:
@@ -202,14 +219,15 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
 
 
 def _of_shards(
-    shards: Sequence[Path], skip_broken: bool, on_shard: Callable[[int, int], None] | None
+    beside: Path, shards: Sequence[str], skip_broken: bool, on_shard: Callable[[int, int], None] | None
 ) -> tuple[list[tuple[str, Place]], list[str]]:
-    """The texts of some shards and where their images lie, in order, and what is to be told of them."""
+    """The texts of some shards, by path or address, and where their images lie, in order, and what is to be told of them."""
     found: list[tuple[str, Place]] = []
     notes: list[str] = []
     num_half = 0
-    for number, path in enumerate(shards, start=1):
-        shard = _Shard(path)
+    for number, address in enumerate(shards, start=1):
+        path = address if is_remote(address) else str(beside / address)
+        shard = _Shard(fetched(address, beside))
         try:
             shard.read()
         except BROKEN as error:

@@ -45,8 +45,7 @@ def expanded(pattern: str) -> list[str]:
 def shards_of(folder: Path) -> list[Path]:
     """The tars of a set: in the order of its list if it has one, else those in the folder in natural order.
 
-    Listed shards are called FOLDER/<name>.tar wherever they lie, so that names in records and draws are the same on every machine; one that
-    lies there under its name is not downloaded.
+    Listed shards are called FOLDER/<name>.tar wherever they lie, so that names in records and draws are the same on every machine.
 
     Raises:
         MissingDataError: no shard, fewer than nshards.txt counts, or one that is not where the list says.
@@ -54,13 +53,7 @@ def shards_of(folder: Path) -> list[Path]:
     """
     tars = local_shards(folder)
     if (folder / LIST).is_file():
-        addresses = read_list(folder / LIST)
-        if strange := [tar.name for tar in tars if tar.name not in addresses]:
-            raise DataError(
-                f"{folder} holds {listed(strange)}, which {LIST} beside it does not name. Add a line for each, or move them away; without "
-                f"{LIST} all tars in the folder are read."
-            )
-        tars = []
+        addresses, tars = shards_named(folder), []
         for number, (name, address) in enumerate(addresses.items(), start=1):
             log.log(logging.INFO if is_remote(address) else logging.DEBUG, "Shard %d of %d: %s", number, len(addresses), address)
             tars.append(_listed(folder / LIST, name, address))
@@ -68,6 +61,21 @@ def shards_of(folder: Path) -> list[Path]:
     if not tars:
         raise MissingDataError(f"{folder} holds no .tar file. Put its shards there, or their addresses into {folder / LIST}.")
     return tars
+
+
+def shards_named(folder: Path) -> dict[str, str]:
+    """{name of the shard: its address or path} as the list of a folder has them; one that lies there under its name is not fetched.
+
+    Raises:
+        DataError: a broken list, or a tar in the folder that it does not name.
+    """
+    addresses, local = read_list(folder / LIST), {tar.name for tar in local_shards(folder)}
+    if strange := sorted(local.difference(addresses), key=natural):
+        raise DataError(
+            f"{folder} holds {listed(strange)}, which {LIST} beside it does not name. Add a line for each, or move them away; without "
+            f"{LIST} all tars in the folder are read."
+        )
+    return {name: name if name in local else address for name, address in addresses.items()}
 
 
 def local_shards(folder: Path) -> list[Path]:
@@ -100,18 +108,28 @@ def read_list(path: Path) -> dict[str, str]:
     called: dict[str, str] = {}
     for address in (address for line in lines if line and not line.startswith("#") for address in expanded(line)):
         try:
-            name = name_of(address)
+            name = tar_name(address)
         except DataError as error:
             raise DataError(f"{path}: {error}") from error
-        if not name.endswith(".tar"):
-            small = " The ending is written in small letters." if name.lower().endswith(".tar") else ""
-            raise DataError(f"{path} lists {address}, which is no .tar file. List uncompressed tar files, one in each line.{small}")
         if name in called:
             raise DataError(f"{path} lists two shards called {name}: {called[name]} and {address}. Give each its own name.")
         called[name] = address
     if not called:
         raise DataError(f"{path} lists no shard. Write one address in each line, or a pattern such as http://host/{{000..127}}.tar.")
     return called
+
+
+def tar_name(address: str) -> str:
+    """The name of the tar file that an address or a path leads to.
+
+    Raises:
+        DataError: it leads to none.
+    """
+    name = name_of(address)
+    if not name.endswith(".tar"):
+        small = " The ending is written in small letters." if name.lower().endswith(".tar") else ""
+        raise DataError(f"{address} is no .tar file. Only uncompressed tar files are read.{small}")
+    return name
 
 
 def folders_listed(folder: Path) -> set[str]:
@@ -137,7 +155,7 @@ def _listed(path: Path, name: str, address: str) -> Path:
     """What a shard of the list is called; from now on it is read from where it lies."""
     called = path.parent / name
     try:
-        lies_at(called, called if called.is_file() else fetched(address, path.parent))
+        lies_at(called, fetched(address, path.parent))
     except DataError as error:
         raise type(error)(f"{path}: {error}") from error
     return called
