@@ -130,7 +130,8 @@ def open_pool(place: str, *, skip_broken: bool = False, on_shard: Callable[[int,
     Args:
         place: an embedded pool ("iconpool"), a folder, a manifest file, a .tar file or its address, a pattern of them such as
             `shards/{000..099}.tar`, or a list of them, such as shards.txt.
-        skip_broken: leave out what a broken shard does not give any more, instead of stopping.
+        skip_broken: leave out what a broken shard does not give any more, instead of stopping. A sample of a whole shard that cannot be
+            read, such as one in Latin-1, is left out and told in any case.
         on_shard: hears how many shards are read, and how many there are.
 
     Raises:
@@ -224,7 +225,7 @@ def _of_shards(
     """The texts of some shards, by path or address, and where their images lie, in order, and what is to be told of them."""
     found: list[tuple[str, Place]] = []
     notes: list[str] = []
-    num_half = 0
+    num_half, odd, again = 0, list[str](), list[str]()
     for number, address in enumerate(shards, start=1):
         path = address if is_remote(address) else str(beside / address)
         shard = _Shard(fetched(address, beside))
@@ -237,32 +238,53 @@ def _of_shards(
                 ) from error
             notes.append(f"{path} is broken ({error}): {len(shard.whole())} of its pairs were read.")
         found += shard.whole()
-        num_half += len(shard.samples) - len(shard.whole())
+        num_half += len(shard.samples) - len(shard.whole()) - len(shard.odd())
+        odd += [f"{reason} in {path}" for reason in shard.odd()]
+        again += [f"{name} of {path}" for name in shard.again]
         if on_shard:
             on_shard(number, len(shards))
     if num_half:
         notes.append(f"{num_half} samples of the shards have no image or no text, and are left out.")
+    if odd:
+        notes.append(f"{len(odd)} samples cannot be read, and are left out. The first: {odd[0]}.")
+    if again:
+        notes.append(f"{len(again)} files stand in samples that had such a file before, and are left out. The first: {again[0]}.")
     return found, notes
 
 
 @dataclass(slots=True)
 class _Sample:
-    """What a shard holds under one key."""
+    """What a shard holds under one key; `odd` tells by ending which of its files cannot be read."""
 
-    text: str | None = None
+    texts: dict[str, str | None] = field(default_factory=dict)
     place: Place | None = None
+    odd: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str | None:
+        return self.texts.get(".txt", self.texts.get(".json"))
+
+    @property
+    def trouble(self) -> str:
+        """Why it cannot be read, "" if it can: what KEY.json is like does not matter beside a KEY.txt."""
+        return next((reason for suffix, reason in self.odd.items() if suffix != ".json" or ".txt" not in self.texts), "")
 
 
 @dataclass
 class _Shard:
-    """One tar file."""
+    """One tar file: its samples, and the names of files that stand in a sample a second time."""
 
     path: Path
     samples: dict[str, _Sample] = field(default_factory=dict)
+    again: list[str] = field(default_factory=list)
 
     def whole(self) -> list[tuple[str, Place]]:
-        """Every sample that has both."""
-        return [(one.text, one.place) for one in self.samples.values() if one.text is not None and one.place]
+        """Every sample that has both, and can be read."""
+        return [(one.text, one.place) for one in self.samples.values() if one.text is not None and one.place and not one.trouble]
+
+    def odd(self) -> list[str]:
+        """What cannot be read in the samples that cannot."""
+        return [one.trouble for one in self.samples.values() if one.trouble]
 
     def read(self) -> None:
         for member, file in walk(self.path):
@@ -271,16 +293,29 @@ class _Shard:
 
     def _add(self, member: tarfile.TarInfo, shard: BinaryIO) -> None:
         folder, _, file = member.name.rpartition("/")
-        key, _, ending = file.partition(".")
-        suffix, known = "." + ending.lower(), f"{folder}/{key}"
-        if suffix in SUFFIXES:
-            check_member(member, shard, MOST_IMAGE, "an image")
-            self.samples.setdefault(known, _Sample()).place = Place(self.path, suffix, member.offset_data, member.size)
-        elif suffix in (".txt", ".json"):
-            check_member(member, shard, MOST_TEXT, "a caption")
-            text = text_of(member, shard)
-            sample = self.samples.setdefault(known, _Sample())
-            if suffix == ".txt":
-                sample.text = text
-            elif sample.text is None and isinstance(fields := json.loads(text), dict) and isinstance(fields.get("caption"), str):
-                sample.text = fields["caption"]
+        stem, _, ending = file.partition(".")
+        suffix, key = "." + ending.lower(), f"{folder}/{stem}"
+        if suffix not in (*SUFFIXES, ".txt", ".json"):
+            return
+        sample = self.samples.setdefault(key, _Sample())
+        if suffix in {*sample.texts, *sample.odd} or (suffix in SUFFIXES and sample.place):
+            self.again.append(member.name)  # the first stays: the files of one sample lie together
+            return
+        try:
+            if suffix in SUFFIXES:
+                check_member(member, shard, MOST_IMAGE, "an image")
+                sample.place = Place(self.path, suffix, member.offset_data, member.size)
+            else:
+                check_member(member, shard, MOST_TEXT, "a caption")
+                sample.texts[suffix] = _caption(text_of(member, shard), suffix)
+        except (ValueError, RecursionError) as error:  # of this file; what is wrong with the shard is another error
+            sample.odd[suffix] = f"{member.name} ({error})"
+
+
+def _caption(text: str, suffix: str) -> str | None:
+    """The caption that a file holds, if it does."""
+    if suffix == ".txt":
+        return text
+    fields = json.loads(text)
+    caption = fields.get("caption") if isinstance(fields, dict) else None
+    return caption if isinstance(caption, str) else None

@@ -186,6 +186,8 @@ def walk(path: Path) -> Iterator[tuple[tarfile.TarInfo, BinaryIO]]:
         file.seek(0)
         opened = tarfile.open(fileobj=_Bounded(file), mode="r:")  # type: ignore[call-overload]  # noqa: SIM115 - `file` is closed
         while (member := opened.next()) is not None:
+            if member.size < 0:  # else tarfile goes back, and round and round
+                raise tarfile.ReadError(f"{member.name} has {member.size} bytes")
             yield member, file
             opened.members.clear()  # else each stays in memory
         size = os.fstat(file.fileno()).st_size
