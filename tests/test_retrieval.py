@@ -462,6 +462,15 @@ def test_a_name_that_comes_twice_is_told_and_the_first_stays(tmp_path: Path) -> 
     assert pool.notes == (f"3 files stand in samples that had such a file before, and are left out. The first: a.png of {tar}.",)
 
 
+def test_a_shard_that_is_replaced_after_its_texts_were_read_is_told(shards: Path) -> None:
+    pool = open_pool(str(shards))
+    shard(shards / "001.tar", {"0.png": image_bytes(8), **_members(shards / "001.tar")})
+    with pytest.raises(DataError, match=r"001\.tar has changed since its texts were read"):
+        pool.places[3].read()
+    with pytest.raises(DataError, match=r"001\.tar has changed since its texts were read"):
+        retrieve_pairs(pool, torch.eye(8)[3:4], torch.eye(8)[: len(pool)], 1)
+
+
 def test_what_macos_leaves_beside_shards_is_not_read(shards: Path) -> None:
     (shards / "._000.tar").write_bytes(b"Mac OS X        ")
     assert open_pool(str(shards)).texts == tuple(text for text in TEXTS if text)

@@ -23,7 +23,7 @@ from typing import BinaryIO
 from surefoot.data.downloads import is_remote
 from surefoot.data.embedded import names, unpack
 from surefoot.data.layout import SUFFIXES
-from surefoot.data.shards import BROKEN, MOST_IMAGE, MOST_TEXT, check_member, content, is_there, text_of, walk
+from surefoot.data.shards import BROKEN, MOST_IMAGE, MOST_TEXT, check_member, content, is_there, stamp, text_of, walk
 from surefoot.data.streamed import LIST, expanded, fetched, local_shards, read_list, shards_named, tar_name
 from surefoot.errors import DataError, MissingDataError, SettingError
 
@@ -33,19 +33,32 @@ _LONG = 6  # letters: a shorter word written apart is another one
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the bytes of an image lie: a file of its own, or `size` bytes of a shard from `offset` on."""
+    """Where the bytes of an image lie: a file of its own, or `size` bytes from `offset` on of a shard, whose `stamp` tells its state."""
 
     file: Path
     suffix: str
     offset: int = 0
     size: int = -1
+    stamp: tuple[int, int] | None = None
+
+    def check(self) -> None:
+        """The shard is the one that was opened.
+
+        Raises:
+            DataError: it has another size or time of change.
+        """
+        if self.stamp and self.file.is_file() and stamp(self.file) != self.stamp:
+            raise DataError(
+                f"The shard {self.file} has changed since its texts were read, so that they belong to other images. Retrieve again."
+            )
 
     def read(self) -> bytes:
         """The image file's bytes.
 
         Raises:
-            DataError: they cannot be read, or are too many for an image.
+            DataError: they cannot be read, are too many for an image, or lie in a shard that has changed.
         """
+        self.check()
         try:
             if self.size < 0:
                 found = content(self.file, MOST_IMAGE + 1)
@@ -277,6 +290,7 @@ class _Shard:
     path: Path
     samples: dict[str, _Sample] = field(default_factory=dict)
     again: list[str] = field(default_factory=list)
+    stamp: tuple[int, int] | None = None
 
     def whole(self) -> list[tuple[str, Place]]:
         """Every sample that has both, and can be read."""
@@ -287,6 +301,7 @@ class _Shard:
         return [one.trouble for one in self.samples.values() if one.trouble]
 
     def read(self) -> None:
+        self.stamp = stamp(self.path)
         for member, file in walk(self.path):
             if member.isreg():
                 self._add(member, file)
@@ -304,7 +319,7 @@ class _Shard:
         try:
             if suffix in SUFFIXES:
                 check_member(member, shard, MOST_IMAGE, "an image")
-                sample.place = Place(self.path, suffix, member.offset_data, member.size)
+                sample.place = Place(self.path, suffix, member.offset_data, member.size, self.stamp)
             else:
                 check_member(member, shard, MOST_TEXT, "a caption")
                 sample.texts[suffix] = _caption(text_of(member, shard), suffix)

@@ -8,6 +8,7 @@ member's name, and no size that a header claims is believed.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from surefoot.errors import DataError, MissingDataError
 
@@ -66,8 +67,16 @@ class _Descriptor:
             raise OSError("it changed while it was opened")
 
 
+class _Places(NamedTuple):
+    """Where the images of a tar lie, image -> offset and size; `mark` is a digest of all that is known of the tar, labels among it."""
+
+    stamp: _Stamp
+    images: dict[str, tuple[int, int]]
+    mark: str
+
+
 _lock, _indexing = threading.Lock(), threading.Lock()
-_places: dict[str, tuple[_Stamp, dict[str, tuple[int, int]]]] = {}  # of each tar, by its path: image -> offset and size
+_places: dict[str, _Places] = {}  # of each tar, by its path
 _elsewhere: dict[str, Path] = {}  # where a tar lies that is called otherwise
 _open: OrderedDict[tuple[str, _Stamp], _Descriptor] = OrderedDict()  # the one used last stands last
 
@@ -92,7 +101,7 @@ def content(path: Path, most: int = -1) -> bytes:
 
     Raises:
         OSError: a file that cannot be read.
-        DataError: a member that cannot; tar and member are named.
+        DataError: a member that cannot, or a tar that has changed since it was opened; tar and member are named.
     """
     if (found := member_of(path)) is None:
         with path.open("rb") as file:
@@ -131,14 +140,14 @@ def stamp(path: Path) -> _Stamp:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a path names a file, or a member of a tar.
+    """Whether a path names a file, or a member of a tar as it is now.
 
     Raises:
         DataError: the tar is broken.
     """
     if (found := member_of(path)) is None or not _file(found[0]).is_file():
         return found is None and path.is_file()
-    return found[1] in _placed(found[0])[1]
+    return found[1] in _placed(found[0], anew=True).images
 
 
 def lies_at(path: Path, file: Path) -> None:
@@ -167,7 +176,8 @@ def index(paths: Sequence[Path], on_done: Callable[[int], None] | None = None) -
     found = []
     for path, one, fact in zip(paths, stamps, facts, strict=True):
         members = tuple(Member(*fields) for fields in json.loads(fact))
-        _places[str(path)] = one, {member.name: (member.offset, member.size) for member in members if member.text is None}
+        images = {member.name: (member.offset, member.size) for member in members if member.text is None}
+        _places[str(path)] = _Places(one, images, hashlib.sha256(fact.encode()).hexdigest())
         found.append(Shard(path, _file(path), one, members))
     return found
 
@@ -294,26 +304,35 @@ def _stamp_of(file: Path | int) -> _Stamp:
 
 def _place(path: Path, tar: Path, name: str) -> tuple[_Stamp, tuple[int, int]]:
     """The tar's stamp, and where the member lies."""
-    one, places = _placed(tar)
-    if name not in places:
+    found = _placed(tar)
+    if name not in found.images:
         raise MissingDataError(f"{path} is not there: the shard {tar} holds no {name}. Open the data set again, or put the shard back.")
-    return one, places[name]
+    return found.stamp, found.images[name]
 
 
-def _placed(tar: Path) -> tuple[_Stamp, dict[str, tuple[int, int]]]:
-    """The index of a tar, made anew if it has changed since."""
+def _placed(tar: Path, *, anew: bool = False) -> _Places:
+    """The index of a tar; of one that has changed since only to open data with it `anew`: the known labels are those of the old one.
+
+    Raises:
+        DataError: it has changed. One that was only copied or touched has not.
+    """
     try:
         now = _stamp_of(_file(tar))
     except OSError as error:
         raise MissingDataError(f"The shard {tar} cannot be read ({error.strerror}). Put it back, or allow it to be read.") from error
     known = _places.get(str(tar))
-    if known is None or known[0] != now:
-        with _indexing:  # threads that come together wait for the first
-            known = _places.get(str(tar))
-            if known is None or known[0] != now:
-                index([tar])
-                known = _places[str(tar)]
-    return known
+    if known is not None and known.stamp == now:
+        return known
+    with _indexing:  # threads that come together wait for the first
+        known = _places.get(str(tar))
+        if known is None or known.stamp != now:
+            index([tar])
+            if known is not None and not anew and _places[str(tar)].mark != known.mark:
+                _places[str(tar)] = known  # whoever comes next is told too
+                raise DataError(
+                    f"The shard {tar} has changed since the data set was opened: its labels are of no use. Run the command again."
+                )
+        return _places[str(tar)]
 
 
 def _pread(file: Path, expected: _Stamp, offset: int, size: int) -> bytes:
