@@ -18,6 +18,7 @@ from test_downloads import Server, served  # noqa: F401 - a fixture
 from test_shards import cache, picture, shard  # noqa: F401 - the cache is every test's
 
 from surefoot.data import Dataset, Images, downloads, load, open_dataset, packing, read_image
+from surefoot.data.layout import Split
 from surefoot.data.packing import pack
 from surefoot.data.streamed import natural
 from surefoot.data.subsets import few_shot
@@ -315,6 +316,48 @@ def test_an_interrupted_packing_goes_on(folders: Path, tmp_path: Path, monkeypat
         assert path.read_bytes() == (out / path.relative_to(tmp_path / "at once")).read_bytes(), path
     with tarfile.open(out / "train" / "000000.tar") as tar:
         assert {member.mtime for member in tar} == {0}
+
+
+LONG = "ä" * 32_768  # 64 KB, the most that is read
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d, t: replace(d, class_names=(*d.class_names, "fig")), "no image of 1 of its 4 classes: fig"),
+        (lambda d, _: replace(d, splits={**d.splits, "val": replace(d.split("val"), paths=(), labels=())}), "split val .* no image"),
+        (lambda d, _: replace(d, splits={"test": d.split("test")}), "has no split train"),
+        (lambda d, t: (replace(t, captions=(LONG + "x", *[""] * 26))), r"caption of .*0\.b\.jpg has 65537 bytes; .*65536 at most"),
+        (lambda d, t: (replace(t, groups=("x" * 65_536, *[""] * 26))), r"group of .*0\.b\.jpg has 655.. bytes"),
+        (lambda d, _: replace(d, class_names=(" fuji", *d.class_names[1:])), "class name ' fuji' is not one line .* without spaces"),
+        (lambda d, _: replace(d, class_names=("fuji\ngala", *d.class_names[1:])), "is not one line"),
+        (lambda d, _: replace(d, class_names=("fuji\udce4", *d.class_names[1:])), "is not one line of text"),
+        (lambda d, _: replace(d, name="\udce4"), "is no valid text"),
+    ],
+)  # fmt: skip
+def test_what_could_not_be_opened_again_is_not_written(
+    change: Callable[[Dataset, Split], Dataset | Split], message: str, folders: Path, tmp_path: Path
+) -> None:
+    data = open_dataset(folders)
+    changed = change(data, data.split("train"))
+    if isinstance(changed, Split):
+        changed = replace(data, splits={**data.splits, "train": changed})
+    with pytest.raises(DataError, match=message):
+        pack(changed, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_is_written_is_opened_as_it_was(folders: Path, tmp_path: Path) -> None:
+    data = open_dataset(folders)
+    odd = replace(data.split("train"), captions=(LONG, "#", "a\r\nb\x0b", '"', *[""] * 23), groups=("ä\n", *["null"] * 26))
+    whole = replace(
+        data, class_names=("#fuji", '"gala" = [1]', "a\xa0b"), splits={**data.splits, "train": odd}, contexts={}, id_context=None
+    )
+    pack(whole, tmp_path / "new")
+    again = open_dataset(tmp_path / "new")
+    assert replace(again, root=data.root, splits=whole.splits) == whole
+    train = again.split("train")
+    assert (train.labels, train.captions, train.groups) == (odd.labels, tuple(text.strip() for text in odd.captions), odd.groups)
 
 
 def test_another_packing_in_the_folder_is_refused(folders: Path, packed: Path, tmp_path: Path) -> None:
