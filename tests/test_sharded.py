@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import socket
 import tarfile
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -358,6 +360,22 @@ def test_what_is_written_is_opened_as_it_was(folders: Path, tmp_path: Path) -> N
     assert replace(again, root=data.root, splits=whole.splits) == whole
     train = again.split("train")
     assert (train.labels, train.captions, train.groups) == (odd.labels, tuple(text.strip() for text in odd.captions), odd.groups)
+
+
+def test_two_packings_into_one_folder_are_told_of_each_other(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from conftest import typed
+
+    lock = tmp_path / "out" / packing.LOCK
+    lock.parent.mkdir()
+    lock.write_text(json.dumps({"pid": os.getppid(), "host": socket.gethostname()}))
+    code, said = typed(monkeypatch, capsys, "shards", folders, "--out", tmp_path / "out")
+    assert (code, f"is being written by another 'surefoot shards': process {os.getppid()}" in said) == (2, True), said
+    assert list(lock.parent.iterdir()) == [lock]
+    lock.unlink()
+    assert typed(monkeypatch, capsys, "shards", folders, "--out", tmp_path / "out")[0] == 0
+    assert not lock.exists()
 
 
 def test_another_packing_in_the_folder_is_refused(folders: Path, packed: Path, tmp_path: Path) -> None:
