@@ -190,6 +190,22 @@ def test_hand_made_samples_state_their_class_in_every_way(tmp_path: Path) -> Non
     assert data.notes == ("Fields of the samples that have no meaning here were not read: .seg.png.",)
 
 
+def test_a_renamed_class_is_known_by_both_names(tmp_path: Path) -> None:
+    told = ("granny smith", "apple", "red_fuji", "granny smith")
+    members = {f"{k}.json": json.dumps({"class": name}).encode() for k, name in enumerate(told)}
+    members |= {f"{k}.png": picture(k) for k in range(4)}
+    root = hand_made(tmp_path, train=members, **{"shifts/same": members, "shifts/turned": members, "unseen/pears": members})
+    for place in ("shifts/turned", "unseen/pears"):
+        (root / place / "classnames.txt").write_text("red_fuji\ngranny smith\n")
+    (root / "dataset.toml").write_text('[class_names]\n"granny smith" = "apple"\n')
+    data = open_dataset(root)
+    assert data.class_names == ("apple", "red_fuji")
+    assert data.split("train").labels == data.split("shifts/same").labels == data.split("shifts/turned").labels == (0, 0, 1, 0)
+    assert data.split("unseen/pears").labels == (1, 1, 0, 1)
+    (root / "dataset.toml").write_text('[class_names]\n"granny smith" = "red_fuji"\nred_fuji = "apple"\n')
+    assert open_dataset(root).split("train").labels == (0, 1, 1, 0), "what classnames.txt says counts more"
+
+
 def test_clip_benchmarks_layout_opens(tmp_path: Path) -> None:
     root = hand_made(tmp_path / "data", test=samples(1, 0, start=50))
     for number in (1, 2, 10):

@@ -169,6 +169,12 @@ def _class_names(path: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(renamed.get(line, line)) for line in lines)
 
 
+def _numbers(path: Path, class_names: Sequence[str]) -> dict[str, int]:
+    """{name: number} of the classes, by what they are called and, which counts more, by what classnames.txt calls them."""
+    every = [*enumerate(_lines(path)), *enumerate(class_names)]
+    return {called: label for label, called in reversed(every)}
+
+
 def _set(folder: Path, name: str, config: Mapping[str, Any], known: tuple[str, ...], unread: dict[str, None]) -> Split:
     """The images of one set; fields that have no meaning are added to `unread`."""
     about = _about(folder / SET, len(known))
@@ -178,7 +184,8 @@ def _set(folder: Path, name: str, config: Mapping[str, Any], known: tuple[str, .
         raise DataError(f"{folder / SET}: mapped has {len(mapped)} rows; {NAMES} beside it names {len(class_names)} classes.")
     tars = shards_of(folder)
     parts = (index(tars[start : start + _AT_A_TIME]) for start in range(0, len(tars), _AT_A_TIME))
-    rows = [row for part in parts for shard in part for row in _rows(shard, class_names, unread)]
+    place = _numbers((folder if class_names is not known else folder.parents[name.count("/")]) / NAMES, class_names)
+    rows = [row for part in parts for shard in part for row in _rows(shard, place, len(class_names), unread)]
     if not rows:
         raise DataError(f"The shards of {folder} hold no images. Fill them, or remove the folder.")
     paths, labels, captions, groups = zip(*rows, strict=True)
@@ -191,12 +198,11 @@ def _set(folder: Path, name: str, config: Mapping[str, Any], known: tuple[str, .
     )  # fmt: skip
 
 
-def _rows(shard: Shard, class_names: Sequence[str], unread: dict[str, None]) -> Iterator[tuple[Path, int, str, str]]:
+def _rows(shard: Shard, place: Mapping[str, int], num_classes: int, unread: dict[str, None]) -> Iterator[tuple[Path, int, str, str]]:
     """(path, label, caption, group) of each sample of a shard."""
-    place = {called: label for label, called in reversed(list(enumerate(class_names)))}
     for key, sample in _samples(shard, unread).items():
         image, more = _image(shard, key, sample), _json(shard, sample)
-        label = _label(shard, key, _class(shard, sample, more), place, len(class_names))
+        label = _label(shard, key, _class(shard, sample, more), place, num_classes)
         caption = _text(shard, sample, ".txt") or _told(shard, key, more, "caption")
         yield shard.path / image.name, label, caption.strip(), _told(shard, key, more, "group")
 
