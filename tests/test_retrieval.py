@@ -389,18 +389,9 @@ def sparse_map_without_end(shards: Path) -> str:
     return str(shards)
 
 
-def goes_back(shards: Path) -> str:
-    """A member of a negative size, with which tarfile goes round and round."""
-    header = tarfile.TarInfo("odd.bin")
-    header.size = -1024
-    content = (shards / "001.tar").read_bytes()
-    (shards / "001.tar").write_bytes(content[: content.index(b"4.json")] + header.tobuf(tarfile.GNU_FORMAT) + b"\0" * 1024)
-    return str(shards)
-
-
 @pytest.mark.parametrize(
     "damage",
-    [broken_tar, cut_between_members, not_a_tar, garbage_between_members, claims_a_petabyte, sparse_map_without_end, goes_back],
+    [broken_tar, cut_between_members, not_a_tar, garbage_between_members, claims_a_petabyte, sparse_map_without_end],
 )
 def test_a_broken_shard_is_named_and_may_be_skipped(damage: Callable[[Path], str], shards: Path) -> None:
     place = damage(shards)

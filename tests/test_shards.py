@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import os
 import tarfile
 import time
@@ -198,6 +199,14 @@ def test_hostile_members_are_refused(tmp_path: Path) -> None:
     folder.type = tarfile.DIRTYPE
     found = shards.index([shard(tmp_path / "0.tar", {"a/._1.png": b"", ".git/x.png": b"", "a/1.png": b"1"}, folder)])[0]
     assert [member.name for member in found.members] == ["a/1.png"]
+
+
+def test_a_header_that_leads_back_to_itself_is_refused(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("1.bin")
+    member.size = -512
+    (tmp_path / "0.tar").write_bytes(member.tobuf(tarfile.GNU_FORMAT) + b"\0" * 1024)
+    with pytest.raises(tarfile.ReadError, match=r"1\.bin has -512 bytes"):
+        list(itertools.islice(shards.walk(tmp_path / "0.tar"), 99))
 
 
 def test_a_manifest_may_list_members(tmp_path: Path) -> None:
