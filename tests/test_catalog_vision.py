@@ -250,6 +250,47 @@ def test_pcam_that_is_packed_or_broken_is_told(tmp_path: Path) -> None:
     assert "split_test_y.h5 cannot be read as an HDF5 file with the array 'y'" in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("file", "key", "content", "message"),
+    [
+        ("y", "y", np.uint8(1), "train_y.h5 holds one uint8 under 'y', not a class number for each image"),
+        ("y", "y", np.full(24, 0.5), "labels of the kind float64, such as 0.5, not whole class numbers"),
+        ("y", "y", np.full(24, np.nan), "not whole class numbers"),
+        ("y", "y", np.array([b"tumor"] * 24), "labels of the kind |S5, such as"),
+        ("y", "y", np.array(["0"] * 24, dtype=object), "labels of the kind object"),
+        ("y", "y", np.zeros((24, 2), np.uint8), "labels of the shape (48,), not uint8 images"),
+        ("y", "label", np.zeros(24, np.uint8), "cannot be read as an HDF5 file with the array 'y'"),
+        ("y", "y", None, "cannot be read as an HDF5 file with the array 'y'"),
+        ("x", "x", np.zeros((24, 8, 8, 3), np.float32), "It holds float32 images of the shape (24, 8, 8, 3)"),
+        ("x", "x", np.uint8(1), "It holds uint8 images of the shape ()"),
+    ],
+)
+def test_odd_arrays_are_told(file: str, key: str, content: object, message: str, tmp_path: Path) -> None:
+    import h5py
+
+    root = fakes.make("pcam", tmp_path)
+    with h5py.File(root / f"pcam/camelyonpatch_level_2_split_train_{file}.h5", "w") as opened:
+        if content is None:
+            opened[key] = h5py.Empty("f")
+        else:
+            opened[key] = content
+    with pytest.raises(DataError) as error:
+        load("pcam", root=root)
+    assert message in str(error.value)
+
+
+def test_whole_numbers_that_are_written_as_floats_are_labels(tmp_path: Path) -> None:
+    import h5py
+
+    root = fakes.make("pcam", tmp_path)
+    before = load("pcam", root=root).split("train").labels
+    with h5py.File(root / "pcam/camelyonpatch_level_2_split_train_y.h5", "a") as opened:
+        label = opened["y"][:].astype(np.float32)
+        del opened["y"]
+        opened["y"] = label
+    assert load("pcam", root=root).split("train").labels == before
+
+
 def test_rendered_sst2_has_its_official_validation(tmp_path: Path) -> None:
     data = load("rendered_sst2", root=fakes.make("rendered_sst2", tmp_path))
     assert {path.parts[-3] for path in data.split("val").paths} == {"valid"}

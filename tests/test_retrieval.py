@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import sys
 import tarfile
 from collections.abc import Callable
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import draw, typed
+from test_downloads import Server, served  # noqa: F401 - a fixture
 from torch.nn import functional as F
 
 from surefoot.anchors import pairs as pairs_module
@@ -139,6 +141,27 @@ def test_folder_and_shards_are_one_pool(folder: Path, shards: Path) -> None:
         assert pool.texts == tuple(text for text in TEXTS if text)
         assert [place.read() for place in pool.places] == [image_bytes(number) for number, text in enumerate(TEXTS) if text]
         assert any("1 candidates without a text" in note for note in pool.notes)
+
+
+def test_a_pool_may_lie_elsewhere(folder: Path, shards: Path, tmp_path: Path, serve: Callable[..., Server]) -> None:
+    whole, server = open_pool(str(folder)), serve(shards, breaks=1)
+    (tmp_path / "far").mkdir()
+    (tmp_path / "far" / "shards.txt").write_text(f"# two\n{server.address}/000.tar\n../shards/001.tar\n")
+    for place in (f"{server.address}/{{000..001}}.tar", str(tmp_path / "far"), str(tmp_path / "far" / "shards.txt")):
+        pool = open_pool(place)
+        assert (pool.name, pool.texts, pool.rows) == (place, whole.texts, whole.rows)
+        assert [one.read() for one in pool.places] == [one.read() for one in whole.places]
+    assert open_pool(f"{server.address}/000.tar").texts == whole.texts[:3]
+    assert [asked for asked in server.asked if "=" not in asked] == ["000.tar", "001.tar"], "once, though opened often"
+    with pytest.raises(MissingDataError, match=rf"{server.address}/002\.tar cannot be had"):
+        open_pool(f"{server.address}/{{000..002}}.tar")
+    with pytest.raises(DataError, match=r"000\.tar\.gz is no \.tar file"):
+        open_pool(f"{server.address}/000.tar.gz")
+    with pytest.raises(DataError, match="neither a path nor an http address"):
+        open_pool("s3://bucket/000.tar")
+    (shards / "shards.txt").write_text("000.tar\n")
+    with pytest.raises(DataError, match=r"001\.tar, which shards\.txt beside it does not name"):
+        open_pool(str(shards))
 
 
 def test_pairs_that_name_a_class_are_left_out(folder: Path) -> None:
@@ -366,14 +389,9 @@ def sparse_map_without_end(shards: Path) -> str:
     return str(shards)
 
 
-def nested_json(shards: Path) -> str:
-    shard(shards / "001.tar", {"3.png": image_bytes(3), "3.json": b"[" * 60_000})
-    return str(shards)
-
-
 @pytest.mark.parametrize(
     "damage",
-    [broken_tar, cut_between_members, not_a_tar, garbage_between_members, claims_a_petabyte, sparse_map_without_end, nested_json],
+    [broken_tar, cut_between_members, not_a_tar, garbage_between_members, claims_a_petabyte, sparse_map_without_end],
 )
 def test_a_broken_shard_is_named_and_may_be_skipped(damage: Callable[[Path], str], shards: Path) -> None:
     place = damage(shards)
@@ -393,11 +411,65 @@ def test_members_are_never_written_and_half_samples_are_counted(tmp_path: Path) 
     assert not list(tmp_path.parent.glob("evil*"))
 
 
-def test_absurd_members_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(DataError, match="too many for a caption"):
-        open_pool(str(shard(tmp_path / "b.tar", {"a.png": image_bytes(0), "a.txt": b"x" * 100_000})))
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ({"odd.txt": b"x" * 100_000}, r"odd\.txt \(odd\.txt has 100000 bytes, too many for a caption\)"),
+        ({"odd.txt": "Käse".encode("latin-1")}, r"odd\.txt \('utf-8' codec"),
+        ({"odd.json": b"[" * 60_000}, r"odd\.json \(.*recursion"),
+        ({"odd.json": b'{"caption": "x'}, r"odd\.json \(Unterminated string"),
+    ],
+)
+def test_an_odd_sample_is_left_out_and_named(files: dict[str, bytes], reason: str, shards: Path) -> None:
+    before = open_pool(str(shards))
+    images = [place.read() for place in before.places]
+    shard(shards / "001.tar", {"odd.png": image_bytes(9), **files, **_members(shards / "001.tar")})
+    pool = open_pool(str(shards))
+    assert pool.texts == before.texts
+    assert [place.read() for place in pool.places] == images
+    assert [note for note in pool.notes if re.search(rf"^1 samples cannot be read, .* first: {reason}.* in .*001\.tar\.$", note)], (
+        pool.notes
+    )
+
+
+def _members(path: Path) -> dict[str, bytes]:
+    with tarfile.open(path) as opened:
+        return {member.name: opened.extractfile(member).read() for member in opened}  # type: ignore[union-attr]
+
+
+def test_odd_metadata_beside_a_caption_do_not_matter(tmp_path: Path) -> None:
+    pool = open_pool(str(shard(tmp_path / "a.tar", {"a.png": image_bytes(0), "a.json": b"{" * 99_999, "a.txt": b"a caption"})))
+    assert (pool.texts, pool.notes) == (("a caption",), ())
+
+
+def test_a_name_that_comes_twice_is_told_and_the_first_stays(tmp_path: Path) -> None:
+    tar = shard(tmp_path / "a.tar", {"a.png": image_bytes(0), "a.txt": b"the first", "b.png": image_bytes(1), "b.txt": b"b"})
+    again = shard(tmp_path / "again.tar", {"a.png": image_bytes(2), "a.jpg": image_bytes(2), "a.txt": b"the second"})
+    content = tar.read_bytes()
+    tar.write_bytes(content[: content.index(b"b.txt") + 1024] + again.read_bytes())
+    pool = open_pool(str(tar))
+    assert pool.texts == ("the first", "b")
+    assert [place.read() for place in pool.places] == [image_bytes(0), image_bytes(1)]
+    assert pool.notes == (f"3 files stand in samples that had such a file before, and are left out. The first: a.png of {tar}.",)
+
+
+def test_a_shard_that_is_replaced_after_its_texts_were_read_is_told(shards: Path) -> None:
+    pool = open_pool(str(shards))
+    shard(shards / "001.tar", {"0.png": image_bytes(8), **_members(shards / "001.tar")})
+    with pytest.raises(DataError, match=r"001\.tar has changed since its texts were read"):
+        pool.places[3].read()
+    with pytest.raises(DataError, match=r"001\.tar has changed since its texts were read"):
+        retrieve_pairs(pool, torch.eye(8)[3:4], torch.eye(8)[: len(pool)], 1)
+
+
+def test_what_macos_leaves_beside_shards_is_not_read(shards: Path) -> None:
+    (shards / "._000.tar").write_bytes(b"Mac OS X        ")
+    assert open_pool(str(shards)).texts == tuple(text for text in TEXTS if text)
+
+
+def test_images_that_are_too_large_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "MOST_IMAGE", 100)
-    with pytest.raises(DataError, match="too many for an image"):
+    with pytest.raises(DataError, match=r"holds no image with a text.*too many for an image"):
         open_pool(str(shard(tmp_path / "c.tar", {"a.png": image_bytes(0), "a.txt": b"x"})))
     (tmp_path / "large.png").write_bytes(b"x" * 101)
     with pytest.raises(DataError, match="too large for an image"):

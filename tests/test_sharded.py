@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import socket
 import tarfile
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import replace
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from urllib.parse import unquote
 
 import numpy as np
 import pytest
 import torch
 from conftest import fresh
 from PIL import Image
+from test_downloads import Server, served  # noqa: F401 - a fixture
 from test_shards import cache, picture, shard  # noqa: F401 - the cache is every test's
 
-from surefoot.data import Dataset, Images, load, open_dataset, packing, read_image, streamed
+from surefoot.data import Dataset, Images, downloads, load, open_dataset, packing, read_image
+from surefoot.data.layout import Split
 from surefoot.data.packing import pack
-from surefoot.data.sharded import natural
+from surefoot.data.streamed import natural
 from surefoot.data.subsets import few_shot
 from surefoot.data.survey import survey
 from surefoot.errors import DataError, MissingDataError, SettingError, SurefootError
@@ -190,6 +190,22 @@ def test_hand_made_samples_state_their_class_in_every_way(tmp_path: Path) -> Non
     assert data.notes == ("Fields of the samples that have no meaning here were not read: .seg.png.",)
 
 
+def test_a_renamed_class_is_known_by_both_names(tmp_path: Path) -> None:
+    told = ("granny smith", "apple", "red_fuji", "granny smith")
+    members = {f"{k}.json": json.dumps({"class": name}).encode() for k, name in enumerate(told)}
+    members |= {f"{k}.png": picture(k) for k in range(4)}
+    root = hand_made(tmp_path, train=members, **{"shifts/same": members, "shifts/turned": members, "unseen/pears": members})
+    for place in ("shifts/turned", "unseen/pears"):
+        (root / place / "classnames.txt").write_text("red_fuji\ngranny smith\n")
+    (root / "dataset.toml").write_text('[class_names]\n"granny smith" = "apple"\n')
+    data = open_dataset(root)
+    assert data.class_names == ("apple", "red_fuji")
+    assert data.split("train").labels == data.split("shifts/same").labels == data.split("shifts/turned").labels == (0, 0, 1, 0)
+    assert data.split("unseen/pears").labels == (1, 1, 0, 1)
+    (root / "dataset.toml").write_text('[class_names]\n"granny smith" = "red_fuji"\nred_fuji = "apple"\n')
+    assert open_dataset(root).split("train").labels == (0, 1, 1, 0), "what classnames.txt says counts more"
+
+
 def test_clip_benchmarks_layout_opens(tmp_path: Path) -> None:
     root = hand_made(tmp_path / "data", test=samples(1, 0, start=50))
     for number in (1, 2, 10):
@@ -263,6 +279,8 @@ WRONG: dict[str, tuple[Callable[[Path], object], str]] = {
     "no train": (lambda root: (hand_made(root, test=samples(0)) / "train").rename(root / "x"), "There is no folder .*train"),
     "nearly val": (lambda root: hand_made(root, valid=samples(0)), "Rename it: valid -> val"),
     "compressed": (lambda root: (hand_made(root) / "train/0.tar").rename(root / "train/0.tar.gz"), r"0\.tar\.gz is compressed.* gunzip"),
+    "loud": (lambda root: (hand_made(root) / "train/0.tar").rename(root / "train/0.TAR"), r"small letters\. Rename it: 0\.tar"),
+    "loud address": (lambda root: (hand_made(root) / "train/shards.txt").write_text("http://x/0.TAR"), "written in small letters"),
     "half unpacked": (lambda root: (hand_made(root) / "train/granny").mkdir(), r"both folders \(granny\) and archives \(0\.tar\)"),
     "no number of shards": (lambda root: (hand_made(root) / "train/nshards.txt").write_text("two"), "Write the number of .tar files"),
     "no shard": (lambda root: hand_made(root, test=samples(0)) and (root / "val").mkdir(), r"val holds no \.tar file"),
@@ -318,6 +336,64 @@ def test_an_interrupted_packing_goes_on(folders: Path, tmp_path: Path, monkeypat
         assert {member.mtime for member in tar} == {0}
 
 
+LONG = "ä" * 32_768  # 64 KB, the most that is read
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d, t: replace(d, class_names=(*d.class_names, "fig")), "no image of 1 of its 4 classes: fig"),
+        (lambda d, _: replace(d, splits={**d.splits, "val": replace(d.split("val"), paths=(), labels=())}), "split val .* no image"),
+        (lambda d, _: replace(d, splits={"test": d.split("test")}), "has no split train"),
+        (lambda d, t: (replace(t, captions=(LONG + "x", *[""] * 26))), r"caption of .*0\.b\.jpg has 65537 bytes; .*65536 at most"),
+        (lambda d, t: (replace(t, groups=("x" * 65_536, *[""] * 26))), r"group of .*0\.b\.jpg has 655.. bytes"),
+        (lambda d, _: replace(d, class_names=(" fuji", *d.class_names[1:])), "class name ' fuji' is not one line .* without spaces"),
+        (lambda d, _: replace(d, class_names=("fuji\ngala", *d.class_names[1:])), "is not one line"),
+        (lambda d, _: replace(d, class_names=("fuji\udce4", *d.class_names[1:])), "is not one line of text"),
+        (lambda d, _: replace(d, name="\udce4"), "is no valid text"),
+    ],
+)  # fmt: skip
+def test_what_could_not_be_opened_again_is_not_written(
+    change: Callable[[Dataset, Split], Dataset | Split], message: str, folders: Path, tmp_path: Path
+) -> None:
+    data = open_dataset(folders)
+    changed = change(data, data.split("train"))
+    if isinstance(changed, Split):
+        changed = replace(data, splits={**data.splits, "train": changed})
+    with pytest.raises(DataError, match=message):
+        pack(changed, tmp_path / "new")
+    assert not (tmp_path / "new").exists()
+
+
+def test_what_is_written_is_opened_as_it_was(folders: Path, tmp_path: Path) -> None:
+    data = open_dataset(folders)
+    odd = replace(data.split("train"), captions=(LONG, "#", "a\r\nb\x0b", '"', *[""] * 23), groups=("ä\n", *["null"] * 26))
+    whole = replace(
+        data, class_names=("#fuji", '"gala" = [1]', "a\xa0b"), splits={**data.splits, "train": odd}, contexts={}, id_context=None
+    )
+    pack(whole, tmp_path / "new")
+    again = open_dataset(tmp_path / "new")
+    assert replace(again, root=data.root, splits=whole.splits) == whole
+    train = again.split("train")
+    assert (train.labels, train.captions, train.groups) == (odd.labels, tuple(text.strip() for text in odd.captions), odd.groups)
+
+
+def test_two_packings_into_one_folder_are_told_of_each_other(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from conftest import typed
+
+    lock = tmp_path / "out" / packing.LOCK
+    lock.parent.mkdir()
+    lock.write_text(json.dumps({"pid": os.getppid(), "host": socket.gethostname()}))
+    code, said = typed(monkeypatch, capsys, "shards", folders, "--out", tmp_path / "out")
+    assert (code, f"is being written by another 'surefoot shards': process {os.getppid()}" in said) == (2, True), said
+    assert list(lock.parent.iterdir()) == [lock]
+    lock.unlink()
+    assert typed(monkeypatch, capsys, "shards", folders, "--out", tmp_path / "out")[0] == 0
+    assert not lock.exists()
+
+
 def test_another_packing_in_the_folder_is_refused(folders: Path, packed: Path, tmp_path: Path) -> None:
     data = open_dataset(folders)
     for arguments in ({"per_shard": 5}, {"per_shard": 4, "dataset": replace(data, name="pears")}):
@@ -332,59 +408,6 @@ def test_another_packing_in_the_folder_is_refused(folders: Path, packed: Path, t
     with pytest.raises(DataError, match=r"x\.dat has no image's ending"):
         pack(replace(data, splits={"train": replace(data.split("train"), paths=(odd,), labels=(0,))}), tmp_path / "new")
     assert not (tmp_path / "new").exists()
-
-
-class Server(ThreadingHTTPServer):
-    """Serves the files of a folder; the first answers to each path break off, as often as `breaks` says."""
-
-    def __init__(self, folder: Path, *, breaks: int = 0, ranges: bool = True) -> None:
-        super().__init__(("127.0.0.1", 0), Handler)
-        self.folder, self.breaks, self.ranges, self.asked = folder, breaks, ranges, list[str]()
-
-    @property
-    def address(self) -> str:
-        return f"http://127.0.0.1:{self.server_port}"
-
-
-class Handler(BaseHTTPRequestHandler):
-    """One request."""
-
-    server: Server
-
-    def do_GET(self) -> None:
-        path, wanted = self.server.folder / unquote(self.path).lstrip("/"), self.headers.get("Range", "")
-        self.server.asked.append(f"{path.name} {wanted}".strip())
-        if not path.is_file():
-            self.send_error(404)
-            return
-        content = path.read_bytes()
-        start = int(wanted.removeprefix("bytes=").rstrip("-")) if wanted and self.server.ranges else 0
-        self.send_response(206 if start else 200)
-        if start:
-            self.send_header("Content-Range", f"bytes {start}-{len(content) - 1}/{len(content)}")
-        self.send_header("Content-Length", str(len(content) - start))
-        self.end_headers()
-        times = sum(asked.startswith(path.name) for asked in self.server.asked)
-        self.wfile.write(content[start : start + 700] if times <= self.server.breaks else content[start:])
-
-    def log_message(self, *arguments: object) -> None:
-        """Nothing."""
-
-
-@pytest.fixture
-def serve(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Server]]:
-    monkeypatch.setattr(streamed, "PAUSE", 0)
-    started: list[Server] = []
-
-    def start(folder: Path, **given: object) -> Server:
-        started.append(Server(folder, **given))  # type: ignore[arg-type]
-        threading.Thread(target=started[-1].serve_forever, args=(0.01,), daemon=True).start()
-        return started[-1]
-
-    yield start
-    for server in started:
-        server.shutdown()
-        server.server_close()
 
 
 @pytest.mark.parametrize(("line", "words"), [
@@ -412,22 +435,6 @@ def test_list_that_is_no_text_is_named_and_a_mark_at_its_beginning_is_none(
     address = serve(tmp_path / "away").address.replace("http", "HTTP")
     (root / "val/shards.txt").write_text(f"\ufeff{address}/ä.tar\n", encoding="utf-8")
     assert open_dataset(root).split("val").labels == (0, 1)
-
-
-def test_nobody_writes_into_a_shard_that_another_process_has_finished(
-    packed: Path, tmp_path: Path, serve: Callable[..., Server], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server, rename = serve(packed / "train", ranges=False), Path.replace
-
-    def slowly(self: Path, target: Path) -> Path:
-        time.sleep(0.3)
-        return rename(self, target)
-
-    monkeypatch.setattr(Path, "replace", slowly)
-    with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda _: streamed.download(f"{server.address}/000000.tar", tmp_path / "cache").read_bytes(), range(4)))
-    assert found == [(packed / "train/000000.tar").read_bytes()] * 4
-    assert len(server.asked) == 1
 
 
 def remote(packed: Path, root: Path, address: str) -> Path:
@@ -472,7 +479,7 @@ def test_what_cannot_be_streamed_is_named_and_what_came_is_kept(
     serve: Callable[..., Server],
     cache: Path,  # noqa: F811
 ) -> None:
-    server = serve(packed, breaks=streamed.TRIES)
+    server = serve(packed, breaks=downloads.TRIES)
     root = remote(packed, tmp_path / "remote", server.address)
     listing = root / "train" / "shards.txt"
     with pytest.raises(DataError, match=rf"{server.address}/train/000000\.tar could not be downloaded .*3500 bytes are kept"):
@@ -494,6 +501,60 @@ def test_what_cannot_be_streamed_is_named_and_what_came_is_kept(
     for split in ("val", "test", "shifts/sketch", "unseen/pears"):
         (root / split / "shards.txt").write_text("".join(f"{path}\n" for path in sorted((packed / split).glob("*.tar"))))
     assert open_dataset(root).fingerprint() == open_dataset(packed).fingerprint()
+
+
+def test_a_list_may_lead_into_folders_beside_it_and_what_lies_there_is_not_fetched(tmp_path: Path, served_shard: str) -> None:
+    root = hand_made(tmp_path / "data")
+    shard(root / "train/parts/1.tar", samples(0, 1, start=4))
+    (root / "train/shards.txt").write_text(f"{served_shard}\n./parts/1.tar\nhttp://127.0.0.1:1/0.tar\n")
+    train = open_dataset(root).split("train")
+    assert [path.parent.relative_to(root).as_posix() for path in train.paths] == ["train/9.tar"] * 2 + ["train/1.tar"] * 2 + [
+        "train/0.tar"
+    ] * 4
+    assert [read_image(path).tobytes() for path in train.paths] == [
+        Image.open(io.BytesIO(picture(number))).tobytes() for number in (8, 9, 4, 5, 0, 1, 2, 3)
+    ]
+    shard(root / "train/2.tar", samples(0))
+    with pytest.raises(DataError, match=r"train holds 2\.tar, which shards\.txt beside it does not name\. Add a line"):
+        open_dataset(root)
+    (root / "train/2.tar").rename(root / "train/parts/2.tar")
+    (root / "train/shards.txt").write_text("parts/{1..3}.tar\n0.tar\n")
+    with pytest.raises(MissingDataError, match=r"shards\.txt: There is no shard .*train/parts/3\.tar"):
+        open_dataset(root)
+    (root / "train/granny").mkdir()
+    with pytest.raises(DataError, match=r"both folders \(granny\) and archives"):
+        open_dataset(root)
+
+
+@pytest.fixture
+def served_shard(tmp_path: Path, serve: Callable[..., Server]) -> str:
+    shard(tmp_path / "away/9.tar", samples(0, 1, start=8))
+    return f"{serve(tmp_path / 'away').address}/9.tar"
+
+
+@pytest.mark.parametrize(
+    ("names", "missing", "extra"),
+    [
+        (["train-000000.tar", "train-000001.tar", "train-000002.tar"], r"train-000001\.tar is not there", r"also holds train-000002\.tar"),
+        (["a-0-of-3.tar", "a-1-of-3.tar", "a-2-of-3.tar"], r"a-1-of-3\.tar is not there", r"also holds a-2-of-3\.tar"),
+        (["1.tar", "2.tar", "3.tar"], r"/2\.tar is not there", r"also holds 3\.tar"),
+        (["a.tar", "b.tar", "c.tar"], "counts 3 shards, and 2 were found", "counts 2 shards, and 3 were found"),
+    ],
+)
+def test_numbered_shards_of_any_name_are_counted(names: list[str], missing: str, extra: str, tmp_path: Path) -> None:
+    root = hand_made(tmp_path)
+    (root / "train/0.tar").unlink()
+    for number, name in enumerate(names):
+        shard(root / "train" / name, samples(0, 1, start=2 * number))
+    (root / "train/nshards.txt").write_text("3")
+    assert len(open_dataset(root).split("train")) == 6
+    (root / "train/nshards.txt").write_text("2")
+    with pytest.raises(DataError, match=extra):
+        open_dataset(root)
+    (root / "train/nshards.txt").write_text("3")
+    (root / "train" / names[1]).unlink()
+    with pytest.raises(DataError, match=missing):
+        open_dataset(root)
 
 
 def test_the_command_packs_and_tells(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import io
+import itertools
 import os
 import tarfile
 import time
@@ -104,12 +105,30 @@ def test_an_unchanged_shard_is_walked_once_and_a_changed_one_again(tmp_path: Pat
     shards._places.clear()  # as in a new process
     assert shards.content(tar / "1.png") == picture(1)
     assert walked == [tar]
+    before = digests([tar / "1.png"])
     shard(tar, {"0.png": picture(5), "1.png": picture(2)})
+    assert shards.is_there(tar / "1.png"), "as a data set is opened"
     assert shards.content(tar / "1.png") == picture(2)
     assert walked == [tar, tar]
-    before = digests([tar / "1.png"])
-    shard(tar, {"1.png": picture(3)})
     assert digests([tar / "1.png"]) != before
+
+
+def test_a_shard_that_is_replaced_while_it_is_in_use_is_told(tmp_path: Path) -> None:
+    files = {"a.png": picture(1), "a.cls": b"0", "b.png": picture(2), "b.cls": b"1"}
+    tar = shard(tmp_path / "0.tar", files)
+    shards.index([tar])
+    os.utime(tar, ns=(1, 1))  # touched
+    assert shards.content(tar / "a.png") == picture(1)
+    shard(tmp_path / "new", files | {"a.cls": b"1", "b.cls": b"0"}).replace(tar)
+    os.utime(tar, ns=(2, 2))
+    for read in (shards.content, shards.stamp, read_image, shards.content):
+        with pytest.raises(DataError, match=r"The shard .*0\.tar has changed since the data set was opened.*Run the command again"):
+            read(tar / "b.png")
+    shards.index([tar])
+    assert shards.content(tar / "b.png") == picture(2)
+    os.truncate(tar, 2000)
+    with pytest.raises(DataError, match=r"0\.tar is broken"):
+        shards.content(tar / "b.png")
 
 
 def test_what_cannot_be_read_is_named(tmp_path: Path) -> None:
@@ -180,6 +199,14 @@ def test_hostile_members_are_refused(tmp_path: Path) -> None:
     folder.type = tarfile.DIRTYPE
     found = shards.index([shard(tmp_path / "0.tar", {"a/._1.png": b"", ".git/x.png": b"", "a/1.png": b"1"}, folder)])[0]
     assert [member.name for member in found.members] == ["a/1.png"]
+
+
+def test_a_header_that_leads_back_to_itself_is_refused(tmp_path: Path) -> None:
+    member = tarfile.TarInfo("1.bin")
+    member.size = -512
+    (tmp_path / "0.tar").write_bytes(member.tobuf(tarfile.GNU_FORMAT) + b"\0" * 1024)
+    with pytest.raises(tarfile.ReadError, match=r"1\.bin has -512 bytes"):
+        list(itertools.islice(shards.walk(tmp_path / "0.tar"), 99))
 
 
 def test_a_manifest_may_list_members(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
     POOL/manifest.csv          path,caption: paths relative to it; manifest.jsonl with an object a line is read too
     POOL/*.tar                 webdataset shards: KEY.jpg (png, webp, ...) beside KEY.txt, or KEY.json with a "caption"
+    POOL/shards.txt            their addresses or paths, one or a pattern in each line; each is downloaded once, as those of training data
 
 Only texts are read; the image of a pair is read when the pair is wanted. Shards come from strangers: nothing is ever written under a
 member's name, and no size that a header claims is believed.
@@ -19,10 +20,11 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO
 
+from surefoot.data.downloads import is_remote
 from surefoot.data.embedded import names, unpack
 from surefoot.data.layout import SUFFIXES
-from surefoot.data.shards import BROKEN, MOST_IMAGE, MOST_TEXT, check_member, content, is_there, text_of, walk
-from surefoot.data.streamed import expanded
+from surefoot.data.shards import BROKEN, MOST_IMAGE, MOST_TEXT, check_member, content, is_there, stamp, text_of, walk
+from surefoot.data.streamed import LIST, expanded, fetched, local_shards, read_list, shards_named, tar_name
 from surefoot.errors import DataError, MissingDataError, SettingError
 
 MANIFESTS = ("manifest.csv", "manifest.jsonl")
@@ -31,19 +33,32 @@ _LONG = 6  # letters: a shorter word written apart is another one
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where the bytes of an image lie: a file of its own, or `size` bytes of a shard from `offset` on."""
+    """Where the bytes of an image lie: a file of its own, or `size` bytes from `offset` on of a shard, whose `stamp` tells its state."""
 
     file: Path
     suffix: str
     offset: int = 0
     size: int = -1
+    stamp: tuple[int, int] | None = None
+
+    def check(self) -> None:
+        """The shard is the one that was opened.
+
+        Raises:
+            DataError: it has another size or time of change.
+        """
+        if self.stamp and self.file.is_file() and stamp(self.file) != self.stamp:
+            raise DataError(
+                f"The shard {self.file} has changed since its texts were read, so that they belong to other images. Retrieve again."
+            )
 
     def read(self) -> bytes:
         """The image file's bytes.
 
         Raises:
-            DataError: they cannot be read, or are too many for an image.
+            DataError: they cannot be read, are too many for an image, or lie in a shard that has changed.
         """
+        self.check()
         try:
             if self.size < 0:
                 found = content(self.file, MOST_IMAGE + 1)
@@ -126,17 +141,20 @@ def open_pool(place: str, *, skip_broken: bool = False, on_shard: Callable[[int,
     """Read the texts of a pool.
 
     Args:
-        place: an embedded pool ("iconpool"), a folder, a manifest file, a .tar file, or a pattern of them such as `shards/{000..099}.tar`.
-        skip_broken: leave out what a broken shard does not give any more, instead of stopping.
+        place: an embedded pool ("iconpool"), a folder, a manifest file, a .tar file or its address, a pattern of them such as
+            `shards/{000..099}.tar`, or a list of them, such as shards.txt.
+        skip_broken: leave out what a broken shard does not give any more, instead of stopping. A sample of a whole shard that cannot be
+            read, such as one in Latin-1, is left out and told in any case.
         on_shard: hears how many shards are read, and how many there are.
 
     Raises:
         MissingDataError: nothing there.
-        DataError: a broken manifest or shard, named.
+        DataError: a broken manifest, list or shard, named.
     """
     embedded = place in names()
-    if shards := [] if embedded else _shards(place):
-        found, notes = _of_shards(shards, skip_broken, on_shard)
+    beside, shards = (Path(), []) if embedded else _shards(place)
+    if shards:
+        found, notes = _of_shards(beside, shards, skip_broken, on_shard)
     else:
         found, notes = _of_manifest(_manifest(unpack(place) if embedded else Path(place), place)), []
     kept = [(text, where) for text, where in ((_clean(text), where) for text, where in found) if text]
@@ -158,19 +176,32 @@ def _manifest(path: Path, place: str) -> Path:
             return file
     raise MissingDataError(
         f"{place} is no pool of image-text pairs. Give a folder with {' or '.join(MANIFESTS)} (columns path, caption), such a "
-        "file, webdataset shards (.tar), or iconpool."
+        "file, webdataset shards (.tar, their address, or a list of them), or iconpool."
     )
 
 
-def _shards(place: str) -> list[Path]:
-    if (folder := Path(place)).is_dir():
-        return sorted(folder.glob("*.tar"))
-    if (every := expanded(place)) == [place]:
-        return [Path(path) for path in sorted(glob.glob(place)) if path.endswith(".tar")]  # noqa: PTH207 - the pattern may be absolute
-    paths = [Path(path) for path in every]
-    if missing := [path for path in paths if not path.is_file()]:
-        raise MissingDataError(f"{len(missing)} of {len(paths)} shards are not there, the first is {missing[0]}. Check the pattern.")
-    return paths
+def _shards(place: str) -> tuple[Path, list[str]]:
+    """The folder that paths are relative to, and the paths or addresses of shards; none for a manifest."""
+    path = Path(place)
+    if path.is_dir():
+        return _in_folder(path)
+    if path.name.endswith(LIST) and path.is_file():
+        return path.parent, list(read_list(path).values())
+    if (every := expanded(place)) == [place] and not is_remote(place):
+        return Path(), [path for path in sorted(glob.glob(place)) if path.endswith(".tar")]  # noqa: PTH207 - the pattern may be absolute
+    local = [path for path in every if not (is_remote(path) and tar_name(path))]
+    if missing := [path for path in local if not Path(path).is_file()]:
+        raise MissingDataError(f"{len(missing)} of {len(every)} shards are not there, the first is {missing[0]}. Check the pattern.")
+    return Path(), every
+
+
+def _in_folder(folder: Path) -> tuple[Path, list[str]]:
+    if (folder / LIST).is_file():
+        return folder, list(shards_named(folder).values())
+    names = sorted(path.name for path in folder.glob("*.tar") if not path.name.startswith("."))  # macOS leaves ._0.tar
+    if not names and not any((folder / name).is_file() for name in MANIFESTS):
+        local_shards(folder)  # which tells of compressed ones, and of such in capitals
+    return folder, names
 
 
 def _of_manifest(path: Path) -> list[tuple[str, Place]]:
@@ -202,14 +233,15 @@ def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
 
 
 def _of_shards(
-    shards: Sequence[Path], skip_broken: bool, on_shard: Callable[[int, int], None] | None
+    beside: Path, shards: Sequence[str], skip_broken: bool, on_shard: Callable[[int, int], None] | None
 ) -> tuple[list[tuple[str, Place]], list[str]]:
-    """The texts of some shards and where their images lie, in order, and what is to be told of them."""
+    """The texts of some shards, by path or address, and where their images lie, in order, and what is to be told of them."""
     found: list[tuple[str, Place]] = []
     notes: list[str] = []
-    num_half = 0
-    for number, path in enumerate(shards, start=1):
-        shard = _Shard(path)
+    num_half, odd, again = 0, list[str](), list[str]()
+    for number, address in enumerate(shards, start=1):
+        path = address if is_remote(address) else str(beside / address)
+        shard = _Shard(fetched(address, beside))
         try:
             shard.read()
         except BROKEN as error:
@@ -219,50 +251,86 @@ def _of_shards(
                 ) from error
             notes.append(f"{path} is broken ({error}): {len(shard.whole())} of its pairs were read.")
         found += shard.whole()
-        num_half += len(shard.samples) - len(shard.whole())
+        num_half += len(shard.samples) - len(shard.whole()) - len(shard.odd())
+        odd += [f"{reason} in {path}" for reason in shard.odd()]
+        again += [f"{name} of {path}" for name in shard.again]
         if on_shard:
             on_shard(number, len(shards))
     if num_half:
         notes.append(f"{num_half} samples of the shards have no image or no text, and are left out.")
+    if odd:
+        notes.append(f"{len(odd)} samples cannot be read, and are left out. The first: {odd[0]}.")
+    if again:
+        notes.append(f"{len(again)} files stand in samples that had such a file before, and are left out. The first: {again[0]}.")
     return found, notes
 
 
 @dataclass(slots=True)
 class _Sample:
-    """What a shard holds under one key."""
+    """What a shard holds under one key; `odd` tells by ending which of its files cannot be read."""
 
-    text: str | None = None
+    texts: dict[str, str | None] = field(default_factory=dict)
     place: Place | None = None
+    odd: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def text(self) -> str | None:
+        return self.texts.get(".txt", self.texts.get(".json"))
+
+    @property
+    def trouble(self) -> str:
+        """Why it cannot be read, "" if it can: what KEY.json is like does not matter beside a KEY.txt."""
+        return next((reason for suffix, reason in self.odd.items() if suffix != ".json" or ".txt" not in self.texts), "")
 
 
 @dataclass
 class _Shard:
-    """One tar file."""
+    """One tar file: its samples, and the names of files that stand in a sample a second time."""
 
     path: Path
     samples: dict[str, _Sample] = field(default_factory=dict)
+    again: list[str] = field(default_factory=list)
+    stamp: tuple[int, int] | None = None
 
     def whole(self) -> list[tuple[str, Place]]:
-        """Every sample that has both."""
-        return [(one.text, one.place) for one in self.samples.values() if one.text is not None and one.place]
+        """Every sample that has both, and can be read."""
+        return [(one.text, one.place) for one in self.samples.values() if one.text is not None and one.place and not one.trouble]
+
+    def odd(self) -> list[str]:
+        """What cannot be read in the samples that cannot."""
+        return [one.trouble for one in self.samples.values() if one.trouble]
 
     def read(self) -> None:
+        self.stamp = stamp(self.path)
         for member, file in walk(self.path):
             if member.isreg():
                 self._add(member, file)
 
     def _add(self, member: tarfile.TarInfo, shard: BinaryIO) -> None:
         folder, _, file = member.name.rpartition("/")
-        key, _, ending = file.partition(".")
-        suffix, known = "." + ending.lower(), f"{folder}/{key}"
-        if suffix in SUFFIXES:
-            check_member(member, shard, MOST_IMAGE, "an image")
-            self.samples.setdefault(known, _Sample()).place = Place(self.path, suffix, member.offset_data, member.size)
-        elif suffix in (".txt", ".json"):
-            check_member(member, shard, MOST_TEXT, "a caption")
-            text = text_of(member, shard)
-            sample = self.samples.setdefault(known, _Sample())
-            if suffix == ".txt":
-                sample.text = text
-            elif sample.text is None and isinstance(fields := json.loads(text), dict) and isinstance(fields.get("caption"), str):
-                sample.text = fields["caption"]
+        stem, _, ending = file.partition(".")
+        suffix, key = "." + ending.lower(), f"{folder}/{stem}"
+        if suffix not in (*SUFFIXES, ".txt", ".json"):
+            return
+        sample = self.samples.setdefault(key, _Sample())
+        if suffix in {*sample.texts, *sample.odd} or (suffix in SUFFIXES and sample.place):
+            self.again.append(member.name)  # the first stays: the files of one sample lie together
+            return
+        try:
+            if suffix in SUFFIXES:
+                check_member(member, shard, MOST_IMAGE, "an image")
+                sample.place = Place(self.path, suffix, member.offset_data, member.size, self.stamp)
+            else:
+                check_member(member, shard, MOST_TEXT, "a caption")
+                sample.texts[suffix] = _caption(text_of(member, shard), suffix)
+        except (ValueError, RecursionError) as error:  # of this file; what is wrong with the shard is another error
+            sample.odd[suffix] = f"{member.name} ({error})"
+
+
+def _caption(text: str, suffix: str) -> str | None:
+    """The caption that a file holds, if it does."""
+    if suffix == ".txt":
+        return text
+    fields = json.loads(text)
+    caption = fields.get("caption") if isinstance(fields, dict) else None
+    return caption if isinstance(caption, str) else None

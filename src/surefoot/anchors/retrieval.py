@@ -325,6 +325,7 @@ def retrieve_pairs(pool: Pool, query: Tensor, keys: Tensor, k: int, index: str =
 
 def _is_image(place: Place, copy: Path) -> bool:
     """Whether training will be able to read it; shards hold no files, so that a copy is read."""
+    place.check()  # a shard that has changed is no reason to take the next candidate
     try:
         copy.write_bytes(place.read())
         read_image(copy)

@@ -30,7 +30,8 @@ UNSEEN = "unseen"
 Candidates = Annotated[
     str,
     typer.Option(
-        help="The pool: a folder with manifest.csv (path, caption), webdataset shards such as 'pool/{000..099}.tar', or iconpool."
+        help="The pool: a folder with manifest.csv (path, caption), webdataset shards such as 'pool/{000..099}.tar' or their address, a "
+        "list of these (shards.txt), or iconpool."
     ),
 ]
 K = Annotated[int, typer.Option("--k", help="Pairs for each image; 1 in the paper.")]

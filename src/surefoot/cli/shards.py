@@ -9,9 +9,12 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from surefoot.anchors.writing import alone
 from surefoot.cli import console as shared
 from surefoot.data import load
 from surefoot.data.packing import PER_SHARD, pack
+
+KEPT = "shards that are finished are kept"
 
 
 def shards(
@@ -27,7 +30,7 @@ def shards(
     shared.check_folder(out)
     dataset = load(data, root=root, seed=split_seed, val_share=val_share, test_share=test_share)
     shared.tell_notes(dataset)
-    with shared.counting("packing images") as on_image:
+    with alone(out, "shards", "--out", KEPT), shared.counting("packing images") as on_image:
         number = pack(dataset, out, per_shard=images_per_shard, on_image=on_image)
     images = sum(len(split) for split in dataset.splits.values())
     where = shlex.join(["surefoot", "check", str(out)])

@@ -11,12 +11,14 @@ import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from surefoot.data.layout import SUFFIXES, Dataset, Split
-from surefoot.data.sharded import METRICS, NAMES, NUM_SHARDS, SET
-from surefoot.data.shards import content, stamp
+from surefoot.data.layout import SUFFIXES, Dataset, Split, listed
+from surefoot.data.sharded import METRICS, NAMES, SET
+from surefoot.data.shards import MOST_IMAGE, MOST_TEXT, content, stamp
+from surefoot.data.streamed import NUM_SHARDS
 from surefoot.errors import DataError, SettingError
 
 PLAN = "packing.json"
+LOCK = ".shards.lock"  # of the command, which lets one process at a time into the folder
 PER_SHARD = 10_000
 _MOST_NAME = 60  # letters of a member's name that tell where it came from
 
@@ -38,12 +40,13 @@ def pack(dataset: Dataset, out: Path, *, per_shard: int = PER_SHARD, on_image: C
 
     Raises:
         SettingError: `per_shard` below 1, or a folder that holds something else.
-        DataError: an image that cannot be read, or whose name does not end as images do.
+        DataError: an image that cannot be read, or whose name does not end as images do; or what could not be opened again: an empty
+            split, a class without an image in train, a class name with spaces around it, a caption that is too long.
     """
     if per_shard < 1:
         raise SettingError(f"{per_shard} images per shard were asked for. Give 1 or more; 10000 is usual.")
     parts = [(name, start, split) for name, split in dataset.splits.items() for start in range(0, len(split), per_shard)]
-    _check_names(dataset)
+    _check(dataset)
     _begin(dataset, out, per_shard)
     done, total = 0, sum(len(split) for split in dataset.splits.values())
 
@@ -63,12 +66,39 @@ def pack(dataset: Dataset, out: Path, *, per_shard: int = PER_SHARD, on_image: C
     return len(parts)
 
 
-def _check_names(dataset: Dataset) -> None:
-    """Every image's name ends so that it is found again."""
-    for split in dataset.splits.values():
-        for path in split.paths:
-            if path.suffix.lower() not in SUFFIXES:
-                raise DataError(f"{path} has no image's ending. Rename it; images end in {', '.join(sorted(SUFFIXES))}.")
+def _check(dataset: Dataset) -> None:
+    """What is written can be opened again, and is the same data set then."""
+    for name, split in dataset.splits.items():
+        if not len(split):
+            raise DataError(f"The split {name} of {dataset.name} holds no image; shards without one cannot be opened. Leave it out.")
+        _check_samples(split)
+    train = dataset.splits.get("train")
+    if train is None:
+        raise DataError(f"{dataset.name} has no split train, without which shards cannot be opened. Pack it with train.")
+    present = set(train.labels)
+    if lacking := [called for label, called in enumerate(dataset.class_names) if label not in present]:
+        raise DataError(
+            f"train of {dataset.name} holds no image of {len(lacking)} of its {len(dataset.class_names)} classes: {listed(lacking)}. "
+            "Shards of it could not be opened. Add images, or take the classes out."
+        )
+    for names in (dataset.class_names, *(split.class_names for split in dataset.splits.values())):
+        _listing(names)
+    for text in (dataset.name, *dataset.templates, *dataset.contexts, *dataset.contexts.values()):
+        if not _is_text(text):
+            raise DataError(f"{text!r} of {dataset.name} is no valid text. Rename it in dataset.toml.")
+
+
+def _check_samples(split: Split) -> None:
+    """Every image's name ends so that it is found again, and its texts are not too long to be read."""
+    for row, path in enumerate(split.paths):
+        if path.suffix.lower() not in SUFFIXES:
+            raise DataError(f"{path} has no image's ending. Rename it; images end in {', '.join(sorted(SUFFIXES))}.")
+        for what, text in (("caption", _caption(split, row)), ("group", _group(split, row))):
+            if len(text) > MOST_TEXT:
+                raise DataError(
+                    f"The {what} of {path} has {len(text)} bytes; shards hold texts of {MOST_TEXT} at most. Shorten it: models read "
+                    "far fewer words."
+                )
 
 
 def _begin(dataset: Dataset, out: Path, per_shard: int) -> None:
@@ -77,7 +107,7 @@ def _begin(dataset: Dataset, out: Path, per_shard: int) -> None:
     if (out / PLAN).is_file():
         if (out / PLAN).read_text(encoding="utf-8") != _json(plan):
             raise SettingError(f"{out} holds shards of other data or of another size. Give another --out, or remove that folder.")
-    elif out.exists() and any(out.iterdir()):
+    elif out.exists() and any(not path.name.startswith(LOCK) for path in out.iterdir()):
         raise SettingError(f"{out} is not empty, and no packing was begun there. Give another --out.")
     _replace(out / PLAN, _json(plan))
     _replace(out / NAMES, _listing(dataset.class_names))
@@ -103,15 +133,24 @@ def _content_hash(dataset: Dataset) -> str:
 
 def _stamp(path: Path) -> tuple[int, int]:
     try:
-        return stamp(path)
+        found = stamp(path)
     except OSError as error:
         raise DataError(f"{path} cannot be read ({error.strerror}). Put it back, or allow it to be read.") from error
+    if found[0] > MOST_IMAGE:
+        raise DataError(f"{path} has {found[0]} bytes, too many for an image in a shard. Save it smaller, or take it out.")
+    return found
 
 
 def _listing(names: tuple[str, ...]) -> str:
-    if broken := [name for name in names if len(name.splitlines()) != 1]:
-        raise DataError(f"The class name {broken[0]!r} is not one line. Rename it in dataset.toml.")
+    for name in names:
+        if name.splitlines() != [name] or name != name.strip() or name.startswith("\ufeff") or not _is_text(name):
+            raise DataError(f"The class name {name!r} is not one line of text without spaces around it. Rename it in dataset.toml.")
     return "".join(f"{name}\n" for name in names)
+
+
+def _is_text(text: str) -> bool:
+    """Whether it can be written: names of files need not be valid text."""
+    return text.encode("utf-8", "replace").decode() == text
 
 
 def _toml(dataset: Dataset) -> str:
@@ -163,10 +202,18 @@ def _files(dataset: Dataset, split: Split, row: int) -> Iterator[tuple[str, byte
     key = f"{row:08d}-{_origin(dataset.written(path), split.name)}"
     yield key + path.suffix.lower(), image
     yield f"{key}.cls", str(split.labels[row]).encode()
-    if split.captions and split.captions[row]:
-        yield f"{key}.txt", split.captions[row].encode("utf-8", "replace")
+    if caption := _caption(split, row):
+        yield f"{key}.txt", caption
     if split.groups:
-        yield f"{key}.json", json.dumps({"group": split.groups[row]}).encode()
+        yield f"{key}.json", _group(split, row)
+
+
+def _caption(split: Split, row: int) -> bytes:
+    return split.captions[row].encode("utf-8", "replace") if split.captions else b""
+
+
+def _group(split: Split, row: int) -> bytes:
+    return json.dumps({"group": split.groups[row]}).encode() if split.groups else b""
 
 
 def _origin(written: str, split: str) -> str:

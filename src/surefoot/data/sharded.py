@@ -4,7 +4,7 @@
     ├── classnames.txt                  one name a line; the class with number n stands in line n, counted from 0
     ├── dataset.toml                    optional, as for folders
     ├── zeroshot_classification_templates.txt   optional: one prompt a line, {c} for the class name
-    ├── train/*.tar                     or train/shards.txt with an address a line; nshards.txt, if there, says how many
+    ├── train/*.tar                     or train/shards.txt with an address or a path a line; nshards.txt, if there, says how many
     ├── val/*.tar, test/*.tar           optional, as for folders
     ├── shifts/<name>/*.tar
     └── unseen/<name>/*.tar             with a classnames.txt of its own
@@ -42,13 +42,12 @@ from surefoot.data.layout import (
     split_meant,
 )  # fmt: skip
 from surefoot.data.shards import COMPRESSED, Member, Shard, index
-from surefoot.data.streamed import LIST, listed_shards
+from surefoot.data.streamed import LIST, NUM_SHARDS, folders_listed, shards_of
 from surefoot.errors import DataError, MissingDataError, SettingError, unknown_name
 from surefoot.prompts import check_template
 
 NAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
-NUM_SHARDS = "nshards.txt"
 SET = "set.toml"
 METRICS = ("accuracy", "mean_per_class", "macro_f1", "worst_group")
 _SET_KEYS = ("templates", "mapped", "border")
@@ -71,11 +70,12 @@ def is_sharded(root: Path) -> bool:
         DataError: both stand in it, as in an archive of archives that is half unpacked.
     """
     for place in (root / name for name in SPLITS if (root / name).is_dir()):
-        tars = [path.name for path in place.iterdir() if path.name.endswith((".tar", *COMPRESSED)) or path.name in (LIST, NUM_SHARDS)]
-        tars = [name for name in tars if not name.startswith(".")]
+        names = [path.name for path in place.iterdir() if not path.name.startswith(".")]
+        tars = [name for name in names if name.lower().endswith((".tar", *COMPRESSED)) or name in (LIST, NUM_SHARDS)]
         if not tars:
             continue
-        if folders := _folders(place):
+        apart = folders_listed(place) if LIST in names else set()
+        if folders := [folder for folder in _folders(place) if folder.name not in apart]:
             raise DataError(
                 f"{place} holds both folders ({listed(folder.name for folder in folders)}) and archives ({listed(sorted(tars))}). If the "
                 "archives are being unpacked, finish that and move them away; if they are shards, move the folders away."
@@ -169,6 +169,12 @@ def _class_names(path: Path, config: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(str(renamed.get(line, line)) for line in lines)
 
 
+def _numbers(path: Path, class_names: Sequence[str]) -> dict[str, int]:
+    """{name: number} of the classes, by what they are called and, which counts more, by what classnames.txt calls them."""
+    every = [*enumerate(_lines(path)), *enumerate(class_names)]
+    return {called: label for label, called in reversed(every)}
+
+
 def _set(folder: Path, name: str, config: Mapping[str, Any], known: tuple[str, ...], unread: dict[str, None]) -> Split:
     """The images of one set; fields that have no meaning are added to `unread`."""
     about = _about(folder / SET, len(known))
@@ -176,9 +182,10 @@ def _set(folder: Path, name: str, config: Mapping[str, Any], known: tuple[str, .
     class_names = _class_names(folder / NAMES, config) if apart or (folder / NAMES).is_file() else known
     if mapped and len(mapped) != len(class_names):
         raise DataError(f"{folder / SET}: mapped has {len(mapped)} rows; {NAMES} beside it names {len(class_names)} classes.")
-    tars = _shards(folder)
+    tars = shards_of(folder)
     parts = (index(tars[start : start + _AT_A_TIME]) for start in range(0, len(tars), _AT_A_TIME))
-    rows = [row for part in parts for shard in part for row in _rows(shard, class_names, unread)]
+    place = _numbers((folder if class_names is not known else folder.parents[name.count("/")]) / NAMES, class_names)
+    rows = [row for part in parts for shard in part for row in _rows(shard, place, len(class_names), unread)]
     if not rows:
         raise DataError(f"The shards of {folder} hold no images. Fill them, or remove the folder.")
     paths, labels, captions, groups = zip(*rows, strict=True)
@@ -191,12 +198,11 @@ def _set(folder: Path, name: str, config: Mapping[str, Any], known: tuple[str, .
     )  # fmt: skip
 
 
-def _rows(shard: Shard, class_names: Sequence[str], unread: dict[str, None]) -> Iterator[tuple[Path, int, str, str]]:
+def _rows(shard: Shard, place: Mapping[str, int], num_classes: int, unread: dict[str, None]) -> Iterator[tuple[Path, int, str, str]]:
     """(path, label, caption, group) of each sample of a shard."""
-    place = {called: label for label, called in reversed(list(enumerate(class_names)))}
     for key, sample in _samples(shard, unread).items():
         image, more = _image(shard, key, sample), _json(shard, sample)
-        label = _label(shard, key, _class(shard, sample, more), place, len(class_names))
+        label = _label(shard, key, _class(shard, sample, more), place, num_classes)
         caption = _text(shard, sample, ".txt") or _told(shard, key, more, "caption")
         yield shard.path / image.name, label, caption.strip(), _told(shard, key, more, "group")
 
@@ -264,55 +270,6 @@ def _about(path: Path, num_classes: int) -> dict[str, Any]:
     if type(border) is not int or border < 0:
         raise DataError(f"{path}: border is {border!r}. Write a number of pixels, 0 or more.")
     return about
-
-
-def _shards(folder: Path) -> list[Path]:
-    """The tars of a set in natural order, as many as nshards.txt says."""
-    found = sorted(folder.iterdir(), key=lambda path: natural(path.name))
-    if packed := [path for path in found if path.name.endswith(COMPRESSED)]:
-        raise DataError(
-            f"{packed[0]} is compressed, so that no image in it can be read without all before it. Unpack it by gunzip or alike."
-        )
-    tars = [path for path in found if path.suffix == ".tar" and not path.name.startswith(".")]
-    if not tars and (folder / LIST).is_file():
-        from surefoot.data.embedded import cache_folder  # here, because embedded -> layout -> sharded would be a circle
-
-        tars = listed_shards(folder, cache_folder() / "shards")
-    _check_number(folder, tars)
-    if not tars:
-        raise MissingDataError(f"{folder} holds no .tar file. Put its shards there, or their addresses into {folder / LIST}.")
-    return tars
-
-
-def _check_number(folder: Path, tars: Sequence[Path]) -> None:
-    path = folder / NUM_SHARDS
-    if not path.is_file():
-        return
-    text = path.read_text(encoding="utf-8", errors="replace").strip()
-    if not re.fullmatch(r"[0-9]{1,7}", text):
-        raise DataError(f"{path} holds {text[:20]!r}. Write the number of .tar files in {folder}, or remove the file.")
-    names = {tar.name for tar in tars}
-    width = len(next(iter(sorted(names)), "0.tar")) - len(".tar")
-    wanted = [next((name for name in (f"{number}.tar", f"{number:0{width}d}.tar") if name in names), "") for number in range(int(text))]
-    if "" in wanted:
-        first = f"{wanted.index(''):0{width}d}.tar"
-        raise MissingDataError(
-            f"{folder / first} is not there: {path} counts {text} shards, and {len(tars)} were found. Get the "
-            "missing ones, or run 'surefoot shards' again if it was interrupted."
-        )
-    if extra := sorted(names.difference(wanted), key=natural):
-        raise DataError(f"{path} counts {text} shards, and {folder} also holds {listed(extra)}. Remove what does not belong to it.")
-
-
-def natural(name: str) -> tuple[tuple[int, str], ...]:
-    """A key that sorts numbers in names by their value.
-
-    Examples:
-        >>> sorted(["10.tar", "2.tar", "a.tar"], key=natural)
-        ['2.tar', '10.tar', 'a.tar']
-    """
-    parts = re.findall(r"[0-9]+|[^0-9]+", name)
-    return (*((int(part), "") if part.isdecimal() else (1 << 63, part) for part in parts), (0, name))
 
 
 def _samples(shard: Shard, unread: dict[str, None]) -> dict[str, _Sample]:

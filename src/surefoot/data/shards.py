@@ -8,6 +8,7 @@ member's name, and no size that a header claims is believed.
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import os
@@ -18,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
+from typing import BinaryIO, NamedTuple
 
 from surefoot.errors import DataError, MissingDataError
 
@@ -66,8 +67,16 @@ class _Descriptor:
             raise OSError("it changed while it was opened")
 
 
+class _Places(NamedTuple):
+    """Where the images of a tar lie, image -> offset and size; `mark` is a digest of all that is known of the tar, labels among it."""
+
+    stamp: _Stamp
+    images: dict[str, tuple[int, int]]
+    mark: str
+
+
 _lock, _indexing = threading.Lock(), threading.Lock()
-_places: dict[str, tuple[_Stamp, dict[str, tuple[int, int]]]] = {}  # of each tar, by its path: image -> offset and size
+_places: dict[str, _Places] = {}  # of each tar, by its path
 _elsewhere: dict[str, Path] = {}  # where a tar lies that is called otherwise
 _open: OrderedDict[tuple[str, _Stamp], _Descriptor] = OrderedDict()  # the one used last stands last
 
@@ -92,7 +101,7 @@ def content(path: Path, most: int = -1) -> bytes:
 
     Raises:
         OSError: a file that cannot be read.
-        DataError: a member that cannot; tar and member are named.
+        DataError: a member that cannot, or a tar that has changed since it was opened; tar and member are named.
     """
     if (found := member_of(path)) is None:
         with path.open("rb") as file:
@@ -131,14 +140,14 @@ def stamp(path: Path) -> _Stamp:
 
 
 def is_there(path: Path) -> bool:
-    """Whether a path names a file, or a member of a tar.
+    """Whether a path names a file, or a member of a tar as it is now.
 
     Raises:
         DataError: the tar is broken.
     """
     if (found := member_of(path)) is None or not _file(found[0]).is_file():
         return found is None and path.is_file()
-    return found[1] in _placed(found[0])[1]
+    return found[1] in _placed(found[0], anew=True).images
 
 
 def lies_at(path: Path, file: Path) -> None:
@@ -167,7 +176,8 @@ def index(paths: Sequence[Path], on_done: Callable[[int], None] | None = None) -
     found = []
     for path, one, fact in zip(paths, stamps, facts, strict=True):
         members = tuple(Member(*fields) for fields in json.loads(fact))
-        _places[str(path)] = one, {member.name: (member.offset, member.size) for member in members if member.text is None}
+        images = {member.name: (member.offset, member.size) for member in members if member.text is None}
+        _places[str(path)] = _Places(one, images, hashlib.sha256(fact.encode()).hexdigest())
         found.append(Shard(path, _file(path), one, members))
     return found
 
@@ -186,6 +196,8 @@ def walk(path: Path) -> Iterator[tuple[tarfile.TarInfo, BinaryIO]]:
         file.seek(0)
         opened = tarfile.open(fileobj=_Bounded(file), mode="r:")  # type: ignore[call-overload]  # noqa: SIM115 - `file` is closed
         while (member := opened.next()) is not None:
+            if member.size < 0:  # else tarfile goes back, and round and round
+                raise tarfile.ReadError(f"{member.name} has {member.size} bytes")
             yield member, file
             opened.members.clear()  # else each stays in memory
         size = os.fstat(file.fileno()).st_size
@@ -195,6 +207,16 @@ def walk(path: Path) -> Iterator[tuple[tarfile.TarInfo, BinaryIO]]:
         while rest := file.read(_MOST_HEADER):
             if rest.strip(tarfile.NUL):
                 raise EOFError("it goes on behind its end mark, as joined archives do; keep them apart")
+
+
+def damage(path: Path) -> str:
+    """What is wrong with a tar file, walked to its end mark; "" if it is whole."""
+    try:
+        for member, file in walk(path):
+            check_member(member, file, 1 << 62, "a file")
+    except BROKEN as error:
+        return str(error) or type(error).__name__
+    return ""
 
 
 def check_member(member: tarfile.TarInfo, file: BinaryIO, most: int, what: str) -> None:
@@ -282,26 +304,35 @@ def _stamp_of(file: Path | int) -> _Stamp:
 
 def _place(path: Path, tar: Path, name: str) -> tuple[_Stamp, tuple[int, int]]:
     """The tar's stamp, and where the member lies."""
-    one, places = _placed(tar)
-    if name not in places:
+    found = _placed(tar)
+    if name not in found.images:
         raise MissingDataError(f"{path} is not there: the shard {tar} holds no {name}. Open the data set again, or put the shard back.")
-    return one, places[name]
+    return found.stamp, found.images[name]
 
 
-def _placed(tar: Path) -> tuple[_Stamp, dict[str, tuple[int, int]]]:
-    """The index of a tar, made anew if it has changed since."""
+def _placed(tar: Path, *, anew: bool = False) -> _Places:
+    """The index of a tar; of one that has changed since only to open data with it `anew`: the known labels are those of the old one.
+
+    Raises:
+        DataError: it has changed. One that was only copied or touched has not.
+    """
     try:
         now = _stamp_of(_file(tar))
     except OSError as error:
         raise MissingDataError(f"The shard {tar} cannot be read ({error.strerror}). Put it back, or allow it to be read.") from error
     known = _places.get(str(tar))
-    if known is None or known[0] != now:
-        with _indexing:  # threads that come together wait for the first
-            known = _places.get(str(tar))
-            if known is None or known[0] != now:
-                index([tar])
-                known = _places[str(tar)]
-    return known
+    if known is not None and known.stamp == now:
+        return known
+    with _indexing:  # threads that come together wait for the first
+        known = _places.get(str(tar))
+        if known is None or known.stamp != now:
+            index([tar])
+            if known is not None and not anew and _places[str(tar)].mark != known.mark:
+                _places[str(tar)] = known  # whoever comes next is told too
+                raise DataError(
+                    f"The shard {tar} has changed since the data set was opened: its labels are of no use. Run the command again."
+                )
+        return _places[str(tar)]
 
 
 def _pread(file: Path, expected: _Stamp, offset: int, size: int) -> bytes:

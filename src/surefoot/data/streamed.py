@@ -1,35 +1,24 @@
-"""Shards that lie elsewhere: a list of addresses, each downloaded once into the user's cache."""
+"""Which shards a folder holds: the tar files in it, or those that a list of addresses and paths names, each downloaded once."""
 
 from __future__ import annotations
 
-import hashlib
-import http.client
 import logging
-import os
 import re
-import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO
-from urllib.parse import quote, unquote, urlsplit
 
-from surefoot.data.shards import lies_at
+from surefoot.data.downloads import download, is_remote, name_of
+from surefoot.data.embedded import cache_folder
+from surefoot.data.layout import listed
+from surefoot.data.shards import COMPRESSED, lies_at
 from surefoot.errors import DataError, MissingDataError, SettingError
 
 log = logging.getLogger(__name__)
 
 LIST = "shards.txt"
+NUM_SHARDS = "nshards.txt"
 MOST_SHARDS = 1_000_000  # of one pattern: more is a slip of the keyboard
-TRIES = 5
-PAUSE = 2.0  # seconds before a broken transfer is taken up again
-TIMEOUT = 60.0  # seconds without a byte
-_CHUNK = 1 << 20
-_NOWHERE = (http.client.UNAUTHORIZED, http.client.FORBIDDEN, http.client.NOT_FOUND, http.client.GONE)
-_SCHEME = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?://|(?=\w+ ))")
-_TYPED = "%/:=&?~#+!$,;'@()*[]"
 _BRACES = re.compile(r"\{(\d+)\.\.(\d+)\}")
 
 
@@ -53,146 +42,172 @@ def expanded(pattern: str) -> list[str]:
     return [f"{pattern[: found.start()]}{number:0{width}d}{end}" for number in range(first, last + 1) for end in rest]
 
 
-def listed_shards(folder: Path, cache: Path) -> list[Path]:
-    """The shards that FOLDER/shards.txt lists, one address or pattern in each line, downloaded if they are not yet in the cache.
+def shards_of(folder: Path) -> list[Path]:
+    """The tars of a set: in the order of its list if it has one, else those in the folder in natural order.
 
-    They are called FOLDER/<name>.tar wherever they lie, so that names in records and draws are the same on every machine. A line that is
-    no http address is a path, relative to the folder.
-
-    Args:
-        folder: of the list.
-        cache: the folder that downloads go to.
+    Listed shards are called FOLDER/<name>.tar wherever they lie, so that names in records and draws are the same on every machine.
 
     Raises:
-        MissingDataError: an address or a file that is not there.
-        DataError: an empty list, two shards of one name, a compressed one, a transfer that breaks again and again.
+        MissingDataError: no shard, fewer than nshards.txt counts, or one that is not where the list says.
+        DataError: more than nshards.txt counts or than the list names, a compressed one, a broken list or transfer.
+    """
+    tars = local_shards(folder)
+    if (folder / LIST).is_file():
+        addresses, tars = shards_named(folder), []
+        for number, (name, address) in enumerate(addresses.items(), start=1):
+            log.log(logging.INFO if is_remote(address) else logging.DEBUG, "Shard %d of %d: %s", number, len(addresses), address)
+            tars.append(_listed(folder / LIST, name, address))
+    _check_number(folder, tars)
+    if not tars:
+        raise MissingDataError(f"{folder} holds no .tar file. Put its shards there, or their addresses into {folder / LIST}.")
+    return tars
+
+
+def shards_named(folder: Path) -> dict[str, str]:
+    """{name of the shard: its address or path} as the list of a folder has them; one that lies there under its name is not fetched.
+
+    Raises:
+        DataError: a broken list, or a tar in the folder that it does not name.
+    """
+    addresses, local = read_list(folder / LIST), {tar.name for tar in local_shards(folder)}
+    if strange := sorted(local.difference(addresses), key=natural):
+        raise DataError(
+            f"{folder} holds {listed(strange)}, which {LIST} beside it does not name. Add a line for each, or move them away; without "
+            f"{LIST} all tars in the folder are read."
+        )
+    return {name: name if name in local else address for name, address in addresses.items()}
+
+
+def local_shards(folder: Path) -> list[Path]:
+    """The tar files in a folder, in natural order; hidden ones, such as macOS leaves, are none.
+
+    Raises:
+        DataError: one that is compressed, or whose ending is written in capitals.
+    """
+    visible = sorted((path for path in folder.iterdir() if not path.name.startswith(".")), key=lambda path: natural(path.name))
+    if packed := [path for path in visible if path.name.lower().endswith(COMPRESSED)]:
+        raise DataError(
+            f"{packed[0]} is compressed, so that no image in it can be read without all before it. Unpack it by gunzip or alike."
+        )
+    tars = [path for path in visible if path.suffix.lower() == ".tar"]
+    if loud := [path for path in tars if path.suffix != ".tar"]:
+        raise DataError(f"{loud[0]} is a shard only under a name that ends in .tar, in small letters. Rename it: {loud[0].stem}.tar")
+    return tars
+
+
+def read_list(path: Path) -> dict[str, str]:
+    """{name of the shard: its address or path} as a list has them, one or a pattern in each line; a path is relative to the list's folder.
+
+    Raises:
+        DataError: no text, no shard in it, two of one name, or what is no tar.
     """
     try:
-        lines = [line.strip() for line in (folder / LIST).read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
-        raise DataError(f"{folder / LIST} is not UTF-8 text ({error}). Save it as UTF-8.") from error
+        raise DataError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
     called: dict[str, str] = {}
     for address in (address for line in lines if line and not line.startswith("#") for address in expanded(line)):
-        name = _name(address)
-        if not name.endswith(".tar"):
-            raise DataError(f"{folder / LIST} lists {address}, which is no .tar file. List uncompressed tar files, one in each line.")
+        try:
+            name = tar_name(address)
+        except DataError as error:
+            raise DataError(f"{path}: {error}") from error
         if name in called:
-            raise DataError(f"{folder / LIST} lists two shards called {name}: {called[name]} and {address}. Give each its own name.")
+            raise DataError(f"{path} lists two shards called {name}: {called[name]} and {address}. Give each its own name.")
         called[name] = address
     if not called:
-        raise DataError(
-            f"{folder / LIST} lists no shard. Write one address in each line, or a pattern such as http://host/{{000..127}}.tar."
-        )
-    for number, (name, address) in enumerate(called.items(), start=1):
-        remote = _is_remote(address)
-        if remote:
-            log.info("Shard %d of %d: %s", number, len(called), address)
-        lies_at(folder / name, download(address, cache) if remote else folder / address)
-    return [folder / name for name in called]
+        raise DataError(f"{path} lists no shard. Write one address in each line, or a pattern such as http://host/{{000..127}}.tar.")
+    return called
 
 
-def _is_remote(address: str) -> bool:
-    """Whether an address is one of the web; a path otherwise.
+def tar_name(address: str) -> str:
+    """The name of the tar file that an address or a path leads to.
 
     Raises:
-        DataError: an address of another kind.
+        DataError: it leads to none.
     """
-    scheme = _SCHEME.match(address)
-    if scheme and scheme[1].lower() not in ("http", "https"):
-        raise DataError(
-            f"{address} in {LIST} is neither a path nor an http address. Give one of these, or copy the shards to a folder first."
-        )
-    return bool(scheme)
+    name = name_of(address)
+    if not name.endswith(".tar"):
+        small = " The ending is written in small letters." if name.lower().endswith(".tar") else ""
+        raise DataError(f"{address} is no .tar file. Only uncompressed tar files are read.{small}")
+    return name
 
 
-def _name(address: str) -> str:
-    try:
-        return PurePosixPath(unquote(urlsplit(address).path) if _is_remote(address) else address).name
-    except ValueError as error:
-        raise DataError(f"{address} in {LIST} is no address ({error}). Correct it.") from error
+def folders_listed(folder: Path) -> set[str]:
+    """The folders beside a list that its paths lead into."""
+    return {PurePosixPath(address).parts[0] for address in read_list(folder / LIST).values() if not is_remote(address)}
 
 
-def download(address: str, cache: Path) -> Path:
-    """The file of an address, from the cache if it is there; a transfer that broke goes on where it stopped.
+def fetched(address: str, beside: Path) -> Path:
+    """The file of an address or a path: downloaded, if it is not in the cache, or where it lies.
 
     Raises:
-        MissingDataError: the server says that there is none.
-        DataError: the transfer breaks again and again; what came is kept.
+        MissingDataError: there is none.
+        DataError: see `download`.
     """
-    target = cache / hashlib.sha256(address.encode()).hexdigest()[:16] / _name(address)
-    if target.is_file():
-        return target
-    target.parent.mkdir(parents=True, exist_ok=True)
-    partial, problem = target.with_name(target.name + ".part"), ""
-    with _alone(target.with_name(target.name + ".lock")):
-        if target.is_file():  # another process was faster
-            return target
-        with partial.open("ab") as file:
-            for attempt in range(TRIES):
-                if attempt:
-                    time.sleep(PAUSE)
-                if not (problem := _transfer(address, file)):
-                    break
-            kept = file.seek(0, os.SEEK_END)
-        if problem:
-            raise DataError(f"{address} could not be downloaded ({problem}). Run the same command again: {kept} bytes are kept.")
-        partial.replace(target)  # before another process may begin
-    return target
+    if is_remote(address):
+        return download(address, cache_folder() / "shards")
+    if not (beside / address).is_file():
+        raise MissingDataError(f"There is no shard {beside / address}. Put it there, or correct the path {address}.")
+    return beside / address
 
 
-@contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process at a time does what this surrounds."""
-    with lock.open("ab") as file:
-        try:
-            import fcntl
-        except ImportError:  # Windows
-            pass
-        else:
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
-
-
-def _transfer(address: str, file: BinaryIO) -> str:
-    """Append what is missing; what went wrong, "" if the file is whole."""
-    have = file.seek(0, os.SEEK_END)
+def _listed(path: Path, name: str, address: str) -> Path:
+    """What a shard of the list is called; from now on it is read from where it lies."""
+    called = path.parent / name
     try:
-        typed = quote(address, safe=_TYPED)  # letters that an address may not hold
-        request = urllib.request.Request(typed, headers={"Range": f"bytes={have}-"} if have else {})
-        response = urllib.request.urlopen(request, timeout=TIMEOUT)
-    except urllib.error.HTTPError as error:
-        return _refused(address, error, file, have)
-    except ValueError as error:
-        raise DataError(f"{address} in {LIST} is no address ({error}). Correct it.") from error
-    except (OSError, http.client.HTTPException) as error:
-        return str(error)
-    with response:
-        if have and not str(response.headers.get("Content-Range", "")).startswith(f"bytes {have}-"):
-            _empty(file)  # the server sends all of it
-        length, start = response.headers.get("Content-Length"), file.tell()
-        while True:
-            try:
-                chunk = response.read(_CHUNK)
-            except (OSError, http.client.HTTPException) as error:
-                return str(error)
-            if not chunk:
-                break
-            file.write(chunk)
-    got = file.tell() - start
-    return "" if not str(length).isdigit() or got == int(length) else f"it broke after {got} of {length} bytes"
+        lies_at(called, fetched(address, path.parent))
+    except DataError as error:
+        raise type(error)(f"{path}: {error}") from error
+    return called
 
 
-def _refused(address: str, error: urllib.error.HTTPError, file: BinaryIO, have: int) -> str:
-    with error:
-        if error.code in _NOWHERE:
-            raise MissingDataError(f"{address} cannot be had (HTTP {error.code}). Check the address in {LIST}.") from error
-        if error.code == http.client.REQUESTED_RANGE_NOT_SATISFIABLE:
-            if error.headers.get("Content-Range") == f"bytes */{have}":
-                return ""  # it was whole, only not yet renamed
-            _empty(file)
-        return f"HTTP {error.code}"
+def _check_number(folder: Path, tars: Sequence[Path]) -> None:
+    """There are as many shards as nshards.txt says, and they are numbered without a gap if they are numbered."""
+    path = folder / NUM_SHARDS
+    if not path.is_file():
+        return
+    text = path.read_text(encoding="utf-8", errors="replace").strip()
+    if not re.fullmatch(r"[0-9]{1,7}", text):
+        raise DataError(f"{path} holds {text[:20]!r}. Write the number of .tar files in {folder}, or remove the file.")
+    names, count = [tar.name for tar in tars], int(text)
+    (before, after), numbers = _numbered(names, count)
+    if names and not numbers:
+        if len(names) != count:
+            raise DataError(f"{path} counts {text} shards, and {len(tars)} were found. Get the missing ones, or correct the number.")
+        return
+    first_number = int(0 not in numbers and count in numbers)
+    wanted = range(first_number, first_number + count)
+    if gaps := [number for number in wanted if number not in numbers]:
+        width = len(min(numbers.values(), default=f"{before}0{after}")) - len(before) - len(after)
+        first = f"{before}{gaps[0]:0{width}d}{after}"
+        raise MissingDataError(
+            f"{folder / first} is not there: {path} counts {text} shards, and {len(tars)} were found. Get the "
+            "missing ones, or run 'surefoot shards' again if it was interrupted."
+        )
+    if extra := sorted(set(names) - {numbers[number] for number in wanted}, key=natural):
+        raise DataError(f"{path} counts {text} shards, and {folder} also holds {listed(extra)}. Remove what does not belong to it.")
 
 
-def _empty(file: BinaryIO) -> None:
-    file.truncate(0)
-    file.seek(0)
+def _numbered(names: Sequence[str], count: int) -> tuple[tuple[str, str], dict[int, str]]:
+    """What stands before and behind the number in the names of shards, and {number: name}; the way that fits most names.
+
+    Examples:
+        >>> _numbered(["a2-0.tar", "a2-1.tar"], 2)
+        (('a2-', '.tar'), {0: 'a2-0.tar', 1: 'a2-1.tar'})
+    """
+    ways: dict[tuple[str, str], dict[int, str]] = defaultdict(dict)
+    for name in names:
+        for found in re.finditer("[0-9]+", name):
+            ways[name[: found.start()], name[found.end() :]].setdefault(int(found[0]), name)
+    return max(ways.items(), key=lambda way: (set(range(1, count)) <= way[1].keys(), len(way[1])), default=(("", ".tar"), {}))
+
+
+def natural(name: str) -> tuple[tuple[int, str], ...]:
+    """A key that sorts numbers in names by their value.
+
+    Examples:
+        >>> sorted(["10.tar", "2.tar", "a.tar"], key=natural)
+        ['2.tar', '10.tar', 'a.tar']
+    """
+    parts = re.findall(r"[0-9]+|[^0-9]+", name)
+    return (*((int(part), "") if part.isdecimal() else (1 << 63, part) for part in parts), (0, name))

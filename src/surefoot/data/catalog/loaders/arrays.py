@@ -101,7 +101,12 @@ def _checked(pictures: Pictures, num_classes: int) -> Pictures:
     """The pictures themselves, if they are colour pictures with a class each."""
     images, label = pictures
     if images.dtype != np.uint8 or len(images.shape) != 4 or images.shape[-1] != 3 or label.shape != images.shape[:1] or not len(label):
-        raise DataError(f"It holds {images.dtype} images of the shape {images.shape} and labels of the shape {label.shape}.")
+        raise DataError(
+            f"It holds {images.dtype} images of the shape {images.shape} and labels of the shape {label.shape}, not uint8 images "
+            "[N, H, W, 3] and a label for each."
+        )
+    if label.dtype.kind not in "biuf" or not (label == np.floor(label)).all():
+        raise DataError(f"It holds labels of the kind {label.dtype}, such as {label[0]}, not whole class numbers.")
     if label.min() < 0 or label.max() >= num_classes:
         raise DataError(f"It holds classes {label.min()} to {label.max()}, not 0 to {num_classes - 1}.")
     return images, label.astype(np.int64)
@@ -153,6 +158,8 @@ def _array(path: Path, key: str | None = None) -> NDArray[Any]:
 def _h5(part: Part, place: Path, _: Classes) -> Pictures:
     """Two HDF5 files, as PatchCamelyon's: the images under "x", read piece by piece, and their class numbers under "y"."""
     y = Stored.open(place / part.options["labels"], "y")
+    if not y.shape:
+        raise DataError(f"{y.path} holds one {y.dtype} under 'y', not a class number for each image.")
     return Stored.open(place / part.options["images"], "x"), y[:].reshape(-1)
 
 

@@ -44,7 +44,7 @@ class Stored:
         try:
             with h5py.File(path, "r") as file:
                 return cls(path, key, tuple(file[key].shape), np.dtype(file[key].dtype))
-        except (OSError, KeyError, AttributeError, TypeError, RuntimeError) as error:
+        except (OSError, KeyError, AttributeError, TypeError, ValueError, RuntimeError) as error:
             raise DataError(f"{path} cannot be read as an HDF5 file with the array '{key}' ({error}).") from error
 
     def __getitem__(self, rows: slice) -> NDArray[Any]:
@@ -53,5 +53,5 @@ class Stored:
         try:
             with h5py.File(self.path, "r") as file:
                 return np.asarray(file[self.key][rows])
-        except (OSError, KeyError, RuntimeError) as error:
+        except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise DataError(f"{self.path} cannot be read to its end ({error}). Get it again.") from error
