@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import re
 import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from run_results import label, split_row
 
 from surefoot.cli.diff import Rows, compare_rows, rows_of
 from surefoot.errors import MissingDataError, SurefootError
-from surefoot.records import Difference, load_answers, read
+from surefoot.records import FILE, Difference, load_answers, read
 from surefoot.report.frontier_lines import NAMES
 from surefoot.report.runs import collect, display_name
 from surefoot.report.table import header
@@ -148,13 +149,51 @@ def lines(claims: list[dict[str, Any]], runs: dict[str, str], before: str = "") 
     return made
 
 
+def curves(folder: Path) -> str | None:
+    """A table of the curves beside the frontiers of a run: one line each, its points as "ID / avg. shifts"; None where there is no run."""
+    if not (folder / FILE).is_file():
+        return None
+    runs = collect(read(folder))
+    alphas = {method: {e.alpha for seed in runs.seeds(method) for e in runs.runs[method, seed].points.values()} for method in runs.methods}
+    made = ["| | curve | points: ID / avg. shifts |", "|---|---|---|"]
+    for method in (method for method in runs.methods if any(key[0] == method for key in runs.curves)):
+        points = {alpha: runs.at(method, alpha) for alpha in sorted(alphas[method] - {0.0})}
+        made.append(f"| {display_name(method)} | weights interpolated, alpha | {_points(points)} |")
+        for along in dict.fromkeys(key[2] for key in runs.curves if key[0] == method):
+            seeds = [runs.curves[key] for key in runs.curves if (key[0], key[2]) == (method, along)]
+            points = {at: [one[at] for one in seeds if at in one] for at in sorted(seeds[0]) if at or along == "visual"}
+            made.append(f"| {display_name(method)} | {NAMES.get(along, along)} | {_points(points)} |")
+    return "\n".join(made)
+
+
+def _points(points: Mapping[float, Sequence[Any]]) -> str:
+    """Means over seeds.
+
+    Examples:
+        >>> from types import SimpleNamespace
+        >>> seeds = [SimpleNamespace(accuracy={"test": test, "avg_shifts": 0.5}) for test in (0.7, 0.8)]
+        >>> _points({0.5: seeds})
+        '0.5: 75.0 / 50.0'
+    """
+    cells = []
+    for at, found in points.items():
+        levels = [100 * sum(one.accuracy[column] for one in found) / len(found) for column in ("test", "avg_shifts")]
+        cells.append(f"{at:g}: " + " / ".join(f"{level:.1f}" for level in levels))
+    return "; ".join(cells)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.parse_args()
     text = PAGE.read_text()
     table = "\n".join(lines(STORED["claim"], {name: str(ROOT / folder) for name, folder in STORED["runs"].items()}, text))
     print(table)
-    PAGE.write_text(re.sub(r"(<!-- claims: begin -->\n).*?(<!-- claims: end -->)", lambda m: f"{m[1]}{table}\n{m[2]}", text, flags=re.S))
+    for name, block in {"claims": table, "curves": curves(ROOT / STORED["runs"]["curves"])}.items():
+        if block is not None:
+            text = re.sub(
+                rf"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)", lambda m, b=block: f"{m[1]}{b}\n{m[2]}", text, flags=re.S
+            )
+    PAGE.write_text(text)
 
 
 if __name__ == "__main__":
