@@ -1,6 +1,8 @@
-"""Put the table, the picture and the differences of a finished run into the README (short) and docs/iconshift.md (whole).
+"""Put the table, the picture and the differences of a finished run into the README (short) and docs/iconshift.md (whole); of one on the
+second benchmark into the README of benchmarks/iconshift.
 
 python benchmarks/readme.py runs/iconshift
+python benchmarks/readme.py runs/solid
 """
 
 from __future__ import annotations
@@ -41,11 +43,36 @@ def fill(text: str, name: str, content: str) -> str:
     return pattern.sub(lambda match: f"{match[1]}{content.strip()}\n{match[2]}", text)
 
 
+def second(folder: Path) -> None:
+    """The table of the second benchmark, its differences, and the learning rates that ID validation chose."""
+    found = records.read(folder)
+    table = rows(found)
+    labels = {row.name: row.label for row in table}
+    methods = [row.name for row in table if " + " not in row.name and row.name != "zero_shot"]
+    pairs = [
+        pair for name in methods for pair in ((name, "zero_shot"), (name, "tp_ft"), (name + VALIDATED, name)) if pair != ("tp_ft", "tp_ft")
+    ]
+    each = tuple(column for column in columns(table) if not column.startswith("context_own"))
+    rates: dict[str, set[str]] = {}
+    for one in found:
+        if isinstance(one, records.Evaluation) and one.alpha == 1:
+            rates.setdefault(labels[one.method], set()).add(f"{one.settings['learning_rate']:g}")
+    chosen = ", ".join(f"{name} {' or '.join(sorted(of))}" for name, of in rates.items())
+    begin = f"Learning rates that ID validation chose: {chosen}."
+    content = "\n\n".join([begin, markdown(table), "Differences:", differences(folder, pairs, each, labels)])
+    page = ROOT / "benchmarks" / "iconshift" / "README.md"
+    page.write_text(fill(page.read_text(), "solid-table", content))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path)
     given = parser.parse_args()
-    table = rows(records.read(given.run))
+    found = records.read(given.run)
+    if any(isinstance(one, records.Evaluation) and one.dataset == "solid" for one in found):
+        second(given.run)
+        return
+    table = rows(found)
     labels = {row.name: row.label for row in table}
     methods = [row.name for row in table if " + " not in row.name and row.name != "zero_shot"]
     short = [row for row in table if row.method in MAIN or "0.5" not in row.name]
