@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from conftest import fresh
@@ -18,12 +19,15 @@ from torch import Tensor
 from torchvision.transforms import Compose, Normalize, RandomHorizontalFlip, RandomResizedCrop, ToTensor
 
 from surefoot.data import Dataset, Images
+from surefoot.data import images as images_module
 from surefoot.data.crops import RandomCrop
-from surefoot.errors import DataError
+from surefoot.data.images import read_image
+from surefoot.errors import DataError, SettingError
 from surefoot.methods import get
 from surefoot.model import ImageTextModel
 from surefoot.train import batches, fit, prefetch
 from surefoot.train.prefetch import prefetched
+from surefoot.train.settings import settings_of
 
 SIZES = [(48, 48), (300, 20), (20, 300), (1, 1), (7, 5), (640, 480), (33, 200)]
 CROPS = [((0.9, 1.0), (0.75, 1.3333)), ((0.08, 1.0), (0.5, 2.0)), ((2.0, 3.0), (1.0, 1.0))]  # of the last nothing fits
@@ -157,3 +161,54 @@ def test_run_is_the_same_with_batches_made_here(tiny_model: ImageTextModel, tiny
     ahead = fit(get("flyp"), fresh(tiny_model), tiny_data, TRAINING)
     monkeypatch.setattr(sys.modules["surefoot.train.batches"], "prefetched", lambda items: items)
     assert_same(ahead, fit(get("flyp"), fresh(tiny_model), tiny_data, TRAINING))
+
+
+@pytest.fixture
+def photograph(tmp_path: Path) -> Path:
+    """A JPEG of 1600 x 1200 pixels, to be turned by a quarter."""
+    path, exif = tmp_path / "large.jpg", Image.Exif()
+    exif[0x0112] = 6
+    small = picture((40, 30))
+    small.resize((1600, 1200), Image.Resampling.BICUBIC).save(path, quality=95, exif=exif)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("least", "size"), [(None, (1200, 1600)), (601, (1200, 1600)), (600, (600, 800)), (299, (300, 400)), (10, (150, 200))]
+)
+def test_a_large_jpeg_is_decoded_at_a_fraction_that_keeps_enough(photograph: Path, least: int | None, size: tuple[int, int]) -> None:
+    image = read_image(photograph, least)
+    assert image.size == size
+    full = read_image(photograph)
+    difference = np.abs(np.asarray(image.resize((48, 64)), np.float64) - np.asarray(full.resize((48, 64)), np.float64))
+    assert difference.mean() < 3  # of 255
+
+
+def test_other_formats_are_decoded_in_full(photograph: Path) -> None:
+    path = photograph.with_suffix(".png")
+    read_image(photograph).save(path)
+    assert read_image(path, 100).size == (1200, 1600)
+
+
+def test_only_training_images_are_decoded_at_a_reduced_size(
+    tiny_model: ImageTextModel, tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[tuple[bool, int | None]] = set()
+    train, real = set(tiny_data.split("train").paths), images_module.read_image
+
+    def noted(path: Path, least: int | None = None) -> Image.Image:
+        seen.add((path in train, least))
+        return real(path, least)
+
+    monkeypatch.setattr(images_module, "read_image", noted)
+    for decode in ("full", "reduced"):
+        seen.clear()
+        fit(get("tp_ft"), fresh(tiny_model), tiny_data, replace(TRAINING, epochs=1, decode=decode))
+        assert seen == {(True, None if decode == "full" else 64), (False, None)}
+
+
+def test_decode_is_checked_and_told_only_where_it_is_used(tiny_model: ImageTextModel) -> None:
+    with pytest.raises(SettingError, match="decode is half; it must be one of full, reduced"):
+        replace(TRAINING, decode="half")  # type: ignore[arg-type]
+    assert "decode" not in settings_of(get("tp_ft"), TRAINING, tiny_model)
+    assert settings_of(get("tp_ft"), replace(TRAINING, decode="reduced"), tiny_model)["decode"] == "reduced"

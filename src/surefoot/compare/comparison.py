@@ -28,7 +28,7 @@ from surefoot.methods.reference import REFERENCE, reference
 from surefoot.model import ImageTextModel
 from surefoot.objective import Method
 from surefoot.protocols import Judge, Member, Outcome
-from surefoot.train import Fitted, State, Training, fit, part, preflight, settings_of, start_state
+from surefoot.train import Fitted, State, Training, fit, part, preflight, settings_of, start_state, training_images
 from surefoot.train.checkpoint import write
 
 Key = tuple[str, int, float, str, str, str]
@@ -83,7 +83,7 @@ class Comparison:
         self.standing = _Standing()
         for record in whole:
             self.standing.add(record)
-        self.images: dict[tuple[Path, ...], Images] = {}
+        self.images: dict[tuple[tuple[Path, ...], str], Images] = {}
 
     def run(self) -> list[records.Evaluation]:
         """All evaluations of the plan; the choices and differences that follow from them and from all other runs that stand in the folder
@@ -206,10 +206,9 @@ class Comparison:
     def _fit(self, run: Run, resume: Path) -> Fitted:
         self.model.load_weights(part(self.start, "model"))
         paths = run.data.split("train").paths
-        if paths not in self.images:
-            self.images[paths] = Images(paths, self.model.preprocess_train, random=True, budget=self.budget)
+        images = self.images.setdefault((paths, run.training.decode), training_images(paths, self.model, run.training, self.budget))
         return fit(
-            run.method, self.model, run.data, run.training, start=self.start, images=self.images[paths], budget=self.budget,
+            run.method, self.model, run.data, run.training, start=self.start, images=images, budget=self.budget,
             on_step=self.watcher.step, on_epoch=self.curves.recorder(run, self.start), resume=resume,
         )  # fmt: skip
 

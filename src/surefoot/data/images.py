@@ -73,16 +73,23 @@ class _Quiet:
 _quiet = _Quiet()
 
 
-def read_image(path: Path) -> Image.Image:
+def read_image(path: Path, least: int | None = None) -> Image.Image:
     """One image as RGB, as a viewer would show it: a file, or a member of a tar file (`surefoot.data.shards`).
 
     Turned as its EXIF data says; transparent parts on white; 16-bit grey scaled to 8; the first frame or page of several. Safe in threads.
+
+    Args:
+        path: the file.
+        least: decode a JPEG at a half, a quarter or an eighth of its width and height, as long as both stay this many pixels; None
+            decodes in full.
 
     Raises:
         DataError: the file cannot be read as an image, or holds values that have no fixed range.
     """
     try:
         with _quiet, Image.open(source(path)) as opened:
+            if least is not None:
+                opened.draft(None, (least, least))
             opened.load()
             return _rgb(_upright(opened), path)
     except DataError:
@@ -170,6 +177,7 @@ class Images:
         budget: what may be kept; its own if none is given.
         workers: threads that read; as many as there are processors, at most eight, if None.
         border: pixels that are cut off each side of an image before anything else.
+        least: see `read_image`.
     """
 
     def __init__(
@@ -181,8 +189,9 @@ class Images:
         budget: Budget | None = None,
         workers: int | None = None,
         border: int = 0,
+        least: int | None = None,
     ) -> None:
-        self.paths, self._transform, self._random, self._border = tuple(paths), transform, random, border
+        self.paths, self._transform, self._random, self._border, self._least = tuple(paths), transform, random, border, least
         self._budget = budget or Budget()
         self._workers = workers or min(MOST_WORKERS, os.cpu_count() or 1)
         self._crop = RandomCrop.of(transform) if random else None
@@ -244,7 +253,7 @@ class Images:
             yield image
 
     def _read(self, row: int) -> Image.Image:
-        image = read_image(self.paths[row])
+        image = read_image(self.paths[row], self._least)
         return cropped(image, self._border, self.paths[row]) if self._border else image
 
 

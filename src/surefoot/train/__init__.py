@@ -1,6 +1,6 @@
 """Training: one loop, one optimizer step, for every method."""
 
-from surefoot.train.batches import batches
+from surefoot.train.batches import batches, training_images
 from surefoot.train.loop import Fitted, fit
 from surefoot.train.parameters import select
 from surefoot.train.preflight import preflight
@@ -22,4 +22,5 @@ __all__ = [
     "settings_of",
     "start_state",
     "text_head",
+    "training_images",
 ]

@@ -5,11 +5,12 @@ from __future__ import annotations
 import contextlib
 import itertools
 from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from surefoot.data.images import Images
+from surefoot.data.images import Budget, Images
 from surefoot.data.layout import Dataset
 from surefoot.distributed import share
 from surefoot.model import ImageTextModel
@@ -21,6 +22,20 @@ from surefoot.train.settings import Training
 SUPPLIED = frozenset({"image", "label", "prompt", "first_prompt", "class_prompt", "first_class_prompt", "start", "reference"})
 CAPTION, PAIRS = "caption", frozenset({"anchor_image", "anchor_text"})
 """What the anchors of the data supply, once they are made."""
+OVERSIZE = 2
+"""How many times the pixels of a side that the model sees an image keeps that is decoded at a reduced size."""
+
+
+def training_images(paths: Sequence[Path], model: ImageTextModel, training: Training, budget: Budget | None = None) -> Images:
+    """The images of some paths as a run crops them, decoded as its settings say."""
+    least = OVERSIZE * max(image_size(model)) if training.decode == "reduced" else None
+    return Images(paths, model.preprocess_train, random=True, budget=budget, least=least)
+
+
+def image_size(model: ImageTextModel) -> tuple[int, int]:
+    """Height and width of a preprocessed image, in pixels."""
+    size = model.config()["preprocess_cfg"]["size"]
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def batches(

@@ -14,6 +14,7 @@ from surefoot.distributed import num_processes
 from surefoot.layers import trains
 from surefoot.model import ImageTextModel
 from surefoot.precision import ATTENTION, attention, kernel_context, usual_attention
+from surefoot.train.batches import image_size
 from surefoot.train.parameters import has_batch_norm
 from surefoot.train.settings import Training
 
@@ -54,9 +55,8 @@ def fastest_attention(model: ImageTextModel, batch_size: int) -> str:
         model: whose image tower trains; no weight changes and no gradient stays.
         batch_size: images of a pass.
     """
-    device, size = next(model.parameters()).device, model.config()["preprocess_cfg"]["size"]
-    shape = (batch_size, 3, *([size, size] if isinstance(size, int) else size))
-    image = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
+    device = next(model.parameters()).device
+    image = torch.randn(batch_size, 3, *image_size(model), generator=torch.Generator().manual_seed(0)).to(device)
     seconds: dict[str, list[float]] = {kernel: [] for kernel in ATTENTION}
     for repeat in range(_REPEATS + 1):
         for kernel, taken in seconds.items():

@@ -29,7 +29,7 @@ from surefoot.model import ImageTextModel
 from surefoot.objective import Batch, Forward, Method, Objective, Stage
 from surefoot.precision import attention
 from surefoot.train import checkpoint
-from surefoot.train.batches import PAIRS, batches, seed_dropout
+from surefoot.train.batches import PAIRS, batches, seed_dropout, training_images
 from surefoot.train.checkpoint import Progress
 from surefoot.train.keep import Keeper
 from surefoot.train.kernels import pick_attention
@@ -135,12 +135,12 @@ class _Run:
         self.head.to(self.device)
         self.train_paths = dataset.split("train").paths
         budget = budget or Budget()
-        self.images = images or Images(self.train_paths, model.preprocess_train, random=True, budget=budget)
+        self.images = images or training_images(self.train_paths, model, training, budget)
         self.plain_images = Images(self.train_paths, model.preprocess, budget=Budget(0))  # read once
         compares = any(need == "reference" or need.startswith(CONTEXTS) for need in method.needs)
         self.reference = FrozenReference(model, self.start, dataset) if compares else None
         pairs = dataset.anchors.images if PAIRS & method.needs else ()
-        self.pair_images = Images(pairs, model.preprocess_train, random=True, budget=budget) if pairs else None
+        self.pair_images = training_images(pairs, model, training, budget) if pairs else None
         self.validation = Validation(model, dataset, training.select_by, budget)
         count = torch.bincount(torch.tensor(dataset.split("train").labels), minlength=len(dataset.class_names))
         self.log_prior = (count.clamp(min=1) / count.sum()).log().to(self.device)

@@ -15,6 +15,7 @@ Sampling = Literal["shuffled", "balanced", "groups"]
 SelectBy = Literal["accuracy", "mean_per_class", "macro_f1"]
 Keep = Literal["best", "one_standard_error", "last"]
 Attention = Literal["auto", "math", "fused"]
+Decode = Literal["full", "reduced"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,6 +41,8 @@ class Training:
         checkpointing: keep no activations inside the blocks of the towers, and compute them again when they are needed.
         attention: the kernel of the towers' attention in training: "math" (matrix products) or "fused"; "auto" takes the usual one of the
             device and, in a run of 300 steps and more, measures both at its start. They differ in rounding only.
+        decode: training images in "full", or large JPEGs "reduced" to a half, a quarter or an eighth of their size where that leaves twice
+            the pixels that the model sees: several times faster, crops differ a little. Evaluation always decodes in full.
         seed: of the order, the crops, the prompts drawn and a random head.
     """
 
@@ -57,6 +60,7 @@ class Training:
     chunk_size: int | None = None
     checkpointing: bool = False
     attention: Attention = "auto"
+    decode: Decode = "full"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -74,6 +78,7 @@ class Training:
                 ("select_by", self.select_by, _one_of(SelectBy), self.select_by in get_args(SelectBy)),
                 ("chunk_size", self.chunk_size, "1 or more, or none", self.chunk_size is None or self.chunk_size >= 1),
                 ("attention", self.attention, _one_of(Attention), self.attention in get_args(Attention)),
+                ("decode", self.decode, _one_of(Decode), self.decode in get_args(Decode)),
                 ("keep", self.keep, _one_of(Keep), self.keep in get_args(Keep)),
             )
             if not good
@@ -122,15 +127,18 @@ class Step:
     cached: bool = False
 
 
+def stated(training: Training) -> dict[str, object]:
+    """All settings but the seed; those that came later only where they are used, so that older records stay the same."""
+    later = {"flip": False, "chunk_size": None, "checkpointing": False, "attention": "auto", "decode": "full"}
+    return {name: value for name, value in asdict(training).items() if name != "seed" and later.get(name, ...) != value}
+
+
 def settings_of(method: Method, training: Training, model: ImageTextModel, dataset: Dataset | None = None) -> dict[str, object]:
     """Everything that determines a run besides data and seed, for its record and its hash; the anchors of `dataset` if it uses them."""
     used = {"captions": "caption" in method.needs, "pairs": "anchor_image" in method.needs}
     anchors = dataset.anchors.identity(dataset.written) if dataset and any(used.values()) else {}
-    # said where they are used, so that older records stay the same
-    later = {"flip": False, "chunk_size": None, "checkpointing": False, "attention": "auto"}
-    training_settings = {name: value for name, value in asdict(training).items() if name != "seed" and later.get(name, ...) != value}
     own = {"method": method.name, **method.settings, **{name: value for name, value in anchors.items() if used[name]}}
-    return {**own, "model": model.name, "precision": model.precision, **training_settings}
+    return {**own, "model": model.name, "precision": model.precision, **stated(training)}
 
 
 def _one_of(kind: object) -> str:

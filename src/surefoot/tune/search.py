@@ -22,8 +22,9 @@ from surefoot.identity import weights_hash
 from surefoot.methods import METHODS, base_of
 from surefoot.metrics import Score
 from surefoot.model import ImageTextModel
-from surefoot.train import Fitted, Step, fit, part, preflight, start_state
+from surefoot.train import Fitted, Step, fit, part, preflight, start_state, training_images
 from surefoot.train.loop import CHECKPOINT_SECONDS
+from surefoot.train.settings import stated
 from surefoot.train.validate import Validation
 from surefoot.tune import trials as stored
 from surefoot.tune.choice import RULE, choose, recipe, shown
@@ -167,7 +168,7 @@ class _Search:
         self.validation: dict[tuple[Path, ...], Validation] = {}
         for data in self.data_of.values():
             train, val = data.split("train").paths, data.split("val").paths
-            self.images.setdefault(train, Images(train, model.preprocess_train, random=True, budget=self.budget))
+            self.images.setdefault(train, training_images(train, model, plan.training_of(name, self.seeds[0]), self.budget))
             self.validation.setdefault(val, Validation(model, data, by, self.budget))
 
     def run(self, most: int | None, minutes: float | None, command: str) -> Tuned:
@@ -190,7 +191,7 @@ class _Search:
         own = {
             "method": self.name,
             "settings": plan.method_of(self.name).settings,
-            "training": replace(plan.training_of(self.name, seed), seed=0),
+            "training": stated(plan.training_of(self.name, seed)),
         }
         return records.settings_hash({**shape, **own, "seeds": self.seeds, "shots": plan.shots, "space": self.space, "seed": self.seed})
 
