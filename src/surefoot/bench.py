@@ -66,8 +66,8 @@ class Profile:
         share = {name: self.part(name)[0] / self.seconds for name in PARTS}
         if share["input"] >= INPUT_BOUND:
             return (
-                f"The model waits for images {share['input']:.0%} of the time. Set decode=reduced for large JPEGs, save them once at about the "
-                "size that the model sees, or use more processors."
+                f"The model waits for images {share['input']:.0%} of the time. Set decode=reduced for large JPEGs, "
+                "save them once at about the size that the model sees, or use more processors."
             )
         if share["optimizer"] >= OPTIMIZER_BOUND:
             return (
