@@ -94,6 +94,7 @@ class Dataset:
     With `fewer_shots` a class that has fewer images than a few-shot draw asks for gives all it has, as CoOp's code does; else that is an
     error.
     `metric` is what the papers report beside accuracy: mean_per_class, macro_f1 or worst_group; accuracy itself where they report no other.
+    `id_domain` is what train, val and test are called as a domain where `id_context` does not tell.
     """
 
     root: Path
@@ -107,6 +108,7 @@ class Dataset:
     anchors: Anchors = field(default_factory=Anchors)
     metric: str = "accuracy"
     fewer_shots: bool = False
+    id_domain: str | None = None
 
     def split(self, name: str) -> Split:
         """The split of that name: train, val, test, shifts/<name> or unseen/<name>."""

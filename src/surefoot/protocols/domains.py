@@ -20,7 +20,7 @@ def domains_of(dataset: Dataset) -> dict[str, Split]:
     if not dataset.shifts:
         raise DataError(f"{dataset.root} holds one domain. Put each of the others into shifts/<name>/<class>/.")
     own = [dataset.splits[name] for name in ("train", "val", "test") if name in dataset.splits]
-    name = dataset.id_context or "train"
+    name = dataset.id_context or dataset.id_domain or "train"
     found = {name: replace(joined(own), name=name)}
     for split in dataset.shifts:
         domain = split.name.removeprefix("shifts/")

@@ -85,6 +85,7 @@ def dataset_of(declaration: Declaration, found: Found) -> Dataset:
         contexts=dict(declaration.contexts),
         id_context=declaration.id_context,
         metric=declaration.metric,
+        id_domain=declaration.parts[0].name if declaration.loader == "domains" else None,
         notes=tuple(finding.text for finding in found.findings),
     )
 
