@@ -70,6 +70,7 @@ class Split:
             is the largest of theirs.
         groups: empty, or one text for each image, such as its region, "" where it is in none: accuracy in the worst group is reported.
         border: pixels that are cut off each side of an image before anything else (ObjectNet: 2).
+        declared: the classes that the set was published with (ImageNet-R: 200), whether all of them are on disk or not; empty if unknown.
     """
 
     name: str
@@ -81,9 +82,15 @@ class Split:
     mapped: tuple[tuple[int, ...], ...] = ()
     groups: tuple[str, ...] = ()
     border: int = 0
+    declared: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def own_classes(self) -> list[int]:
+        """The classes that it holds: those that it was published with, or where that is not known, those that have images."""
+        return sorted({*(self.declared or self.labels)})
 
 
 @dataclass(frozen=True)
@@ -143,6 +150,8 @@ class Dataset:
             total.update(repr((name, split.class_names, split.labels, split.captions, images)).encode())
             if any(more := (split.templates, split.mapped, split.groups, split.border)):
                 total.update(repr(more).encode())
+            if split.own_classes != sorted({*split.labels}):
+                total.update(repr(split.declared).encode())
         return total.hexdigest()[:16]
 
 

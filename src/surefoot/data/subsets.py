@@ -145,7 +145,10 @@ def only_classes(split: Split, classes: Sequence[int]) -> Split:
     place = {label: number for number, label in enumerate(classes)}
     part = take(split, [row for row, label in enumerate(split.labels) if label in place])
     return replace(
-        part, labels=tuple(place[label] for label in part.labels), class_names=tuple(split.class_names[label] for label in classes)
+        part,
+        labels=tuple(place[label] for label in part.labels),
+        class_names=tuple(split.class_names[label] for label in classes),
+        declared=tuple(place[label] for label in split.declared if label in place),
     )
 
 

@@ -78,7 +78,7 @@ class Judge:
         config = self.model.config()["preprocess_cfg"]
         self._normalisation = tuple(torch.tensor(config[key]).reshape(3, 1, 1) for key in ("mean", "std"))
         self.contexts = list(data.contexts)
-        present = {split.name: sorted(set(split.labels)) for split in data.shifts if not split.mapped}
+        present = {split.name: split.own_classes for split in data.shifts if not split.mapped}
         self._present = {name: classes for name, classes in present.items() if len(classes) < len(data.class_names)}
         own = {name.casefold() for name in data.class_names}
         self._groups = {name: numbered(split.groups) for name, split in self.splits.items()}

@@ -129,7 +129,7 @@ def shift(dataset: Dataset) -> Protocol:
 
 def _holds_few(split: Split, total: int) -> bool:
     """Whether a shift holds images of a part of the classes, as ImageNet-R and -A do."""
-    return not split.mapped and len(set(split.labels)) < total
+    return not split.mapped and len(split.own_classes) < total
 
 
 def context(dataset: Dataset) -> Protocol:
