@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from surefoot.data.catalog import listing
 from surefoot.data.catalog.declaration import CATALOG, read_declaration
 from surefoot.data.catalog.loaders import LOADERS, arrays, folders
 from surefoot.data.catalog.loaders.imagenet import subset, wnids
+from surefoot.data.subsets import fraction
 from surefoot.methods import get
 from surefoot.model import ImageTextModel, imagenet_class_names, templates_named
 from surefoot.protocols import Judge
@@ -100,6 +102,20 @@ def test_imagenet_validation_is_two_percent_of_train_and_val_is_the_test(opened:
     assert any(note.startswith("val (2%) was split off train") for note in data.notes)
     assert {folder.parts[-3] for folder in data.split("test").paths} == {"val"}
     assert {folder.parts[-3] for folder in data.split("val").paths} == {"train"}
+
+
+def test_another_place_of_the_same_images_gives_the_same_draws(tmp_path: Path) -> None:
+    source = fakes.make("imagenet_vid_robust", tmp_path / "source")
+    drawn = []
+    for place in ("train", "imagenet/train", "imagenet/images/train"):
+        root = tmp_path / place.replace("/", "-")
+        shutil.copytree(source / "val", root / place.replace("train", "val"))
+        shutil.copytree(source / "train", root / place)
+        data = load("imagenet", root=root)
+        kept = [data.split("train"), data.split("val"), fraction(data, 0.5, seed=0).split("train")]
+        drawn.append([[path.relative_to(data.root / place).as_posix() for path in split.paths] for split in kept])
+    assert drawn[0] == drawn[1] == drawn[2]
+    assert all(len(part) < len(drawn[0][0]) for part in drawn[0][1:]), "something was drawn"
 
 
 def test_r_and_a_hold_their_200_classes(opened: Open) -> None:

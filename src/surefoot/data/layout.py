@@ -101,6 +101,7 @@ class Dataset:
     With `fewer_shots` a class that has fewer images than a few-shot draw asks for gives all it has, as CoOp's code does; else that is an
     error.
     `metric` is what the papers report beside accuracy: mean_per_class, macro_f1 or worst_group; accuracy itself where they report no other.
+    `places` are pairs (a folder that images lie in, the folder that they usually lie in), both below the root, for `key`.
     `id_domain` is what train, val and test are called as a domain where `id_context` does not tell.
     """
 
@@ -116,6 +117,7 @@ class Dataset:
     metric: str = "accuracy"
     fewer_shots: bool = False
     id_domain: str | None = None
+    places: tuple[tuple[str, str], ...] = ()
 
     def split(self, name: str) -> Split:
         """The split of that name: train, val, test, shifts/<name> or unseen/<name>."""
@@ -139,6 +141,12 @@ class Dataset:
     def written(self, path: Path) -> str:
         """The path of an image as records and hashes know it: from the root where it lies in it, with `/` on every platform."""
         return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
+
+    def key(self, path: Path) -> str:
+        """What draws know an image by: its written path, as if its part lay in its usual place, so that another place draws the same."""
+        written = self.written(path)
+        usual = (first + written.removeprefix(there) for there, first in self.places if written.startswith(f"{there}/"))
+        return next(usual, written)
 
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits over class names, prompts, splits, captions, and every image's path and bytes."""

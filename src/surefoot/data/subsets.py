@@ -87,7 +87,7 @@ def _draw(dataset: Dataset, split: Split, number: int, seed: int, *, least: int)
 
 def _ticket(dataset: Dataset, split: Split, row: int, seed: int) -> str:
     """A hash that orders the images of a class; it holds the place within the data set, so that a moved folder gives the same draw."""
-    texts = (split.name, split.class_names[split.labels[row]], dataset.written(split.paths[row]))
+    texts = (split.name, split.class_names[split.labels[row]], dataset.key(split.paths[row]))
     place = tuple(unicodedata.normalize("NFC", text) for text in texts)  # file systems differ in how they spell accented letters
     return hashlib.sha256(repr((seed, *place)).encode()).hexdigest()
 

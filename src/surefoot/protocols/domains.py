@@ -38,7 +38,7 @@ def fold(dataset: Dataset, domains: dict[str, Split], held_out: str, seed: int, 
     for name, domain in domains.items():
         if name == held_out:
             continue
-        keys = [key_of(dataset.written(path)) for path in domain.paths]
+        keys = [key_of(dataset.key(path)) for path in domain.paths]
         went = assign(keys, domain.labels, digests(domain.paths), {"val": val_share}, seed)
         for split, own in parts.items():
             part = take(domain, [row for row, of in enumerate(went) if of == split])

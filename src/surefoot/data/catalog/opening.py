@@ -10,6 +10,7 @@ from pathlib import Path
 from surefoot.data.catalog.checking import about_layouts, chosen, compared
 from surefoot.data.catalog.declaration import Declaration, declared
 from surefoot.data.catalog.loaders import LOADERS, Found
+from surefoot.data.catalog.loaders.found import moved
 from surefoot.data.findings import LEVELS, Finding
 from surefoot.data.layout import DEFAULT_TEMPLATES, Dataset
 from surefoot.errors import DataError, SettingError, unknown_name
@@ -52,6 +53,7 @@ def look(declaration: Declaration, root: Path) -> Found:
     found = LOADERS[taken.loader](taken, place)
     findings = [*found.findings, *about_layouts(declaration, taken, place), *compared(taken, found)]
     findings += [Finding("note", note) for note in taken.notes]
+    found = replace(found, places=moved(found.root, taken))
     return replace(found, findings=tuple(sorted(findings, key=lambda finding: LEVELS.index(finding.level))))
 
 
@@ -85,6 +87,7 @@ def dataset_of(declaration: Declaration, found: Found) -> Dataset:
         contexts=dict(declaration.contexts),
         id_context=declaration.id_context,
         metric=declaration.metric,
+        places=found.places,
         id_domain=declaration.parts[0].name if declaration.loader == "domains" else None,
         notes=tuple(finding.text for finding in found.findings),
     )
