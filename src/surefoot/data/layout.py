@@ -71,6 +71,7 @@ class Split:
         groups: empty, or one text for each image, such as its region, "" where it is in none: accuracy in the worst group is reported.
         border: pixels that are cut off each side of an image before anything else (ObjectNet: 2).
         declared: the classes that the set was published with (ImageNet-R: 200), whether all of them are on disk or not; empty if unknown.
+        file: the user's file of arrays, or folder of such files, that the images were unpacked from; empty where they are files themselves.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Split:
     groups: tuple[str, ...] = ()
     border: int = 0
     declared: tuple[int, ...] = ()
+    file: str = ""
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -102,6 +104,7 @@ class Dataset:
     error.
     `metric` is what the papers report beside accuracy: mean_per_class, macro_f1 or worst_group; accuracy itself where they report no other.
     `places` are pairs (a folder that images lie in, the folder that they usually lie in), both below the root, for `key`.
+    `source` is the user's folder where the images were unpacked from arrays in it, and `root` holds them.
     `id_domain` is what train, val and test are called as a domain where `id_context` does not tell.
     """
 
@@ -118,12 +121,18 @@ class Dataset:
     fewer_shots: bool = False
     id_domain: str | None = None
     places: tuple[tuple[str, str], ...] = ()
+    source: Path | None = None
 
     def split(self, name: str) -> Split:
         """The split of that name: train, val, test, shifts/<name> or unseen/<name>."""
         if name not in self.splits:
-            raise unknown_name(f"split of {self.root}", name, self.splits)
+            raise unknown_name(f"split of {self.folder}", name, self.splits)
         return self.splits[name]
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the user knows."""
+        return self.source or self.root
 
     @property
     def shifts(self) -> tuple[Split, ...]:

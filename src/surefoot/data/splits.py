@@ -51,7 +51,7 @@ def complete(dataset: Dataset, *, seed: int = 0, val_share: float = VAL_SHARE, t
     missing = " and ".join(shares)
     if set(went) == {"train"}:
         raise DataError(
-            f"{dataset.root} has no {missing}, and no class has {SMALLEST} different images to split it off. "
+            f"{dataset.folder} has no {missing}, and no class has {SMALLEST} different images to split it off. "
             f"Add images, or give {missing} yourself."
         )
     parts = {name: replace(take(train, [row for row, split in enumerate(went) if split == name]), name=name) for name in ("train", *shares)}

@@ -111,9 +111,9 @@ def base_to_new(dataset: Dataset) -> Dataset:
     """
     total = len(dataset.class_names)
     if total < 4:
-        raise DataError(f"{dataset.root} has {total} classes; base-to-new needs at least four, two to learn and two that are new.")
+        raise DataError(f"{dataset.folder} has {total} classes; base-to-new needs at least four, two to learn and two that are new.")
     if NEW in dataset.splits:
-        raise DataError(f"{dataset.root} already has a split {NEW}, which base-to-new makes. Rename it.")
+        raise DataError(f"{dataset.folder} already has a split {NEW}, which base-to-new makes. Rename it.")
     half = math.ceil(total / 2)
     base, new = range(half), range(half, total)
     held_out = replace(only_classes(dataset.split("test"), new), name=NEW)

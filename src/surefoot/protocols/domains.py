@@ -18,16 +18,16 @@ def domains_of(dataset: Dataset) -> dict[str, Split]:
         DataError: there is no shift, two domains have one name, or a shift has class names of its own.
     """
     if not dataset.shifts:
-        raise DataError(f"{dataset.root} holds one domain. Put each of the others into shifts/<name>/<class>/.")
+        raise DataError(f"{dataset.folder} holds one domain. Put each of the others into shifts/<name>/<class>/.")
     own = [dataset.splits[name] for name in ("train", "val", "test") if name in dataset.splits]
     name = dataset.id_context or dataset.id_domain or "train"
     found = {name: replace(joined(own), name=name)}
     for split in dataset.shifts:
         domain = split.name.removeprefix("shifts/")
         if domain in found:
-            raise DataError(f"{dataset.root} has two domains called {domain}. Rename {split.name}, or id_context.")
+            raise DataError(f"{dataset.folder} has two domains called {domain}. Rename {split.name}, or id_context.")
         if split.mapped:
-            raise DataError(f"{split.name} of {dataset.root} has class names of its own and is no domain. Leave it out.")
+            raise DataError(f"{split.name} of {dataset.folder} has class names of its own and is no domain. Leave it out.")
         found[domain] = split
     return found
 
@@ -46,7 +46,7 @@ def fold(dataset: Dataset, domains: dict[str, Split], held_out: str, seed: int, 
     splits = {name: replace(joined(own), name=name) for name, own in parts.items()}
     if lacking := [name for label, name in enumerate(dataset.class_names) if label not in set(splits["train"].labels)]:
         raise DataError(
-            f"Without {held_out} no domain of {dataset.root} holds images of {listed(lacking)}. Add some, or leave the classes out."
+            f"Without {held_out} no domain of {dataset.folder} holds images of {listed(lacking)}. Add some, or leave the classes out."
         )
     held = replace(domains[held_out], name=f"shifts/{held_out}")
     note = f"Domain {held_out} is held out: {len(splits['train'])} training and {len(splits['val'])} validation images of the others."

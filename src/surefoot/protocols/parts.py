@@ -107,7 +107,9 @@ def shift(dataset: Dataset) -> Protocol:
         DataError: no shift.
     """
     if not dataset.shifts:
-        raise DataError(f"{dataset.root} holds no shifts/<name>. Add one, or use 'surefoot compare', which corrupts the test images then.")
+        raise DataError(
+            f"{dataset.folder} holds no shifts/<name>. Add one, or use 'surefoot compare', which corrupts the test images then."
+        )
     name = dataset.name
     each = [Column(split.name.removeprefix("shifts/"), (((name, split.name),),), "Shifts") for split in dataset.shifts]
     shifts = tuple(source for column in each for source in column.sources[0])
@@ -144,7 +146,7 @@ def context(dataset: Dataset) -> Protocol:
     seen = [found for split in ("test", *(s.name for s in dataset.shifts)) if (found := dataset.context_of(split))]
     if not seen:
         raise DataError(
-            f"{dataset.root} names no contexts that its splits are drawn in. Add [contexts] and id_context to its dataset.toml."
+            f"{dataset.folder} names no contexts that its splits are drawn in. Add [contexts] and id_context to its dataset.toml."
         )
     name, columns = dataset.name, list[Column]()
     for kind, group in (("context", "Image tower"), ("context_own", "Both towers")):
@@ -329,11 +331,11 @@ def _distinct(datasets: Sequence[Dataset]) -> Sequence[Dataset]:
     for data in datasets:
         if data.name in ("report", ".", "..") or {"/", "\\"} & set(data.name):
             raise DataError(
-                f"{data.root} is called '{data.name}', which cannot be a folder's name here. Set another name in its dataset.toml."
+                f"{data.folder} is called '{data.name}', which cannot be a folder's name here. Set another name in its dataset.toml."
             )
     names = [data.name for data in datasets]
     if twice := {name for name in names if names.count(name) > 1}:
-        roots = " and ".join(str(data.root) for data in datasets if data.name in twice)
+        roots = " and ".join(str(data.folder) for data in datasets if data.name in twice)
         raise DataError(f'{roots} have one name, {min(twice)}. Give each its own: name = "..." in its dataset.toml.')
     return datasets
 

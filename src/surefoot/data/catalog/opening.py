@@ -88,6 +88,7 @@ def dataset_of(declaration: Declaration, found: Found) -> Dataset:
         id_context=declaration.id_context,
         metric=declaration.metric,
         places=found.places,
+        source=found.source,
         id_domain=declaration.parts[0].name if declaration.loader == "domains" else None,
         notes=tuple(finding.text for finding in found.findings),
     )

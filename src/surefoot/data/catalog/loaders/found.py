@@ -35,6 +35,7 @@ class Found:
         splits: those that are there.
         findings: what is missing or not as it should be.
         places: see `moved`.
+        source: as `Dataset.source`.
     """
 
     root: Path
@@ -42,6 +43,7 @@ class Found:
     splits: Mapping[str, Split]
     findings: tuple[Finding, ...] = ()
     places: tuple[tuple[str, str], ...] = ()
+    source: Path | None = None
 
 
 Loader = Callable[[Declaration, Path], Found]
