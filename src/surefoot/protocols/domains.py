@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from surefoot.data.digest import digests
 from surefoot.data.layout import Dataset, Split, listed
@@ -32,22 +34,50 @@ def domains_of(dataset: Dataset) -> dict[str, Split]:
     return found
 
 
-def fold(dataset: Dataset, domains: dict[str, Split], held_out: str, seed: int, val_share: float) -> Dataset:
-    """The data set in which one domain is the only shift and all others are train and val, each image grouped by its domain."""
-    parts: dict[str, list[Split]] = {"train": [], "val": []}
-    for name, domain in domains.items():
-        if name == held_out:
-            continue
-        keys = [key_of(dataset.key(path)) for path in domain.paths]
-        went = assign(keys, domain.labels, digests(domain.paths), {"val": val_share}, seed)
-        for split, own in parts.items():
-            part = take(domain, [row for row, of in enumerate(went) if of == split])
-            own.append(replace(part, groups=(name,) * len(part)))
-    splits = {name: replace(joined(own), name=name) for name, own in parts.items()}
+def contents_of(domains: Mapping[str, Split]) -> dict[Path, str]:
+    """{image: digest of its bytes}, found once for all folds."""
+    paths = [path for split in domains.values() for path in split.paths]
+    return dict(zip(paths, digests(paths), strict=True))
+
+
+def fold(
+    dataset: Dataset, domains: Mapping[str, Split], contents: Mapping[Path, str], held_out: str, seed: int, val_share: float
+) -> Dataset:
+    """The data set in which one domain is the only shift and all others are train and val, each image grouped by its domain.
+
+    An image of the others that is byte for byte one of the held-out domain is left out, and so a note says.
+    """
+    held = replace(domains[held_out], name=f"shifts/{held_out}")
+    known = {contents[path] for path in held.paths}
+    others = {name: split for name, split in domains.items() if name != held_out}
+    kept = {
+        name: take(split, [row for row, path in enumerate(split.paths) if contents[path] not in known]) for name, split in others.items()
+    }
+    pool = joined([replace(split, groups=(name,) * len(split)) for name, split in kept.items()])
+    splits = with_val(dataset, pool, contents, val_share, seed)
     if lacking := [name for label, name in enumerate(dataset.class_names) if label not in set(splits["train"].labels)]:
         raise DataError(
             f"Without {held_out} no domain of {dataset.folder} holds images of {listed(lacking)}. Add some, or leave the classes out."
         )
-    held = replace(domains[held_out], name=f"shifts/{held_out}")
-    note = f"Domain {held_out} is held out: {len(splits['train'])} training and {len(splits['val'])} validation images of the others."
-    return replace(dataset, splits={**splits, held.name: held}, id_context=None, notes=(*dataset.notes, note))
+    notes = [f"Domain {held_out} is held out: {len(splits['train'])} training and {len(splits['val'])} validation images of the others."]
+    if copies := sum(map(len, others.values())) - len(pool):
+        words = "1 image of the other domains is a copy" if copies == 1 else f"{copies} images of the other domains are copies"
+        notes.append(f"{words} of images of {held_out}, byte for byte, and left out of training and validation.")
+    return replace(dataset, splits={**splits, held.name: held}, id_context=None, notes=(*dataset.notes, *notes))
+
+
+def with_val(dataset: Dataset, pool: Split, contents: Mapping[Path, str], val_share: float, seed: int) -> dict[str, Split]:
+    """Train and val out of the images of several domains: of each class of each domain a share is validated on.
+
+    A validation image whose bytes are those of a training image of another domain is trained on as well.
+    """
+    own, went = [contents[path] for path in pool.paths], ["train"] * len(pool)
+    for name in dict.fromkeys(pool.groups):
+        rows = [row for row, group in enumerate(pool.groups) if group == name]
+        keys, labels = [key_of(dataset.key(pool.paths[row])) for row in rows], [pool.labels[row] for row in rows]
+        for row, split in zip(rows, assign(keys, labels, [own[row] for row in rows], {"val": val_share}, seed), strict=True):
+            went[row] = split
+    trained = {content for content, split in zip(own, went, strict=True) if split == "train"}
+    val = {row for row, split in enumerate(went) if split == "val" and own[row] not in trained}
+    parts = {"train": [row for row in range(len(pool)) if row not in val], "val": sorted(val)}
+    return {name: replace(take(pool, rows), name=name) for name, rows in parts.items()}

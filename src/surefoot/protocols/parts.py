@@ -25,7 +25,7 @@ from surefoot.answers import file_name
 from surefoot.data.layout import Dataset, Split, listed
 from surefoot.data.subsets import NEW, base_to_new, few_shot, only_classes
 from surefoot.errors import DataError, SettingError, unknown_name
-from surefoot.protocols.domains import domains_of, fold
+from surefoot.protocols.domains import contents_of, domains_of, fold
 
 Source = tuple[str, str]
 """A part, and a column of its evaluations that is the accuracy on one set of images."""
@@ -250,7 +250,8 @@ def leave_one_out(dataset: Dataset, *, seed: int = 0, val_share: float = DOMAIN_
         Gulrajani & Lopez-Paz, "In search of lost domain generalization", ICLR 2021. Mao et al. (CAR-FT), table 2.
     """
     domains = domains_of(dataset)
-    parts = tuple(Part(name, fold(dataset, domains, name, seed, val_share)) for name in domains)
+    contents = contents_of(domains)
+    parts = tuple(Part(name, fold(dataset, domains, contents, name, seed, val_share)) for name in domains)
     columns = [Column(name, (((name, f"shifts/{name}"),),)) for name in domains]
     average = Column(AVERAGE, (tuple(source for column in columns for source in column.sources[0]),))
     note = (
