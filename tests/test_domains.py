@@ -8,9 +8,18 @@ from pathlib import Path
 import fakes
 import pytest
 
+from surefoot import records
+from surefoot.compare import Comparison, Plan
 from surefoot.data import Dataset, load, open_dataset
 from surefoot.data.digest import digests
+from surefoot.data.draws import of_seed, together
+from surefoot.data.subsets import joined
+from surefoot.errors import SettingError
+from surefoot.model import ImageTextModel
 from surefoot.protocols.parts import leave_one_out
+from surefoot.soup import Ingredient, check
+from surefoot.train import Training
+from surefoot.tune.search import _Search
 
 
 @pytest.mark.parametrize(
@@ -51,3 +60,86 @@ def test_no_validation_image_is_a_copy_of_a_training_image_of_another_domain(dou
         data = next(part.dataset for part in leave_one_out(doubled, seed=seed, val_share=0.5).parts if part.name == "south")
         assert not {*digests(data.split("train").paths)} & {*digests(data.split("val").paths)}
         assert len(data.split("train")) + len(data.split("val")) == 32
+
+
+def plan_of(*seeds: int, **more: object) -> Plan:
+    return Plan(methods=("tp_ft",), seeds=seeds, alphas=(0.5,), training=Training(steps=1, batch_size=4), corruptions=False, **more)  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def south(doubled: Dataset) -> Dataset:
+    """The fold that trains on train and north."""
+    return next(part.dataset for part in leave_one_out(doubled).parts if part.name == "south")
+
+
+def test_every_seed_draws_validation_images_of_its_own(south: Dataset) -> None:
+    drawn = {seed: of_seed(south, seed) for seed in range(4)}
+    assert drawn[0] is south
+    pool = {*joined([south.split("train"), south.split("val")]).paths}
+    for data in drawn.values():
+        train, val = data.split("train"), data.split("val")
+        assert not {*train.paths} & {*val.paths} and {*train.paths} | {*val.paths} == pool
+        assert {*train.labels} == {0, 1} and {*train.groups} == {"train", "north"}
+        assert len(val) >= 4, "2 of 8 images of each class of each domain, but for copies"
+        for path, label, group in zip(train.paths, train.labels, train.groups, strict=True):
+            assert path.parent.name == south.class_names[label] and (group in path.parts)
+    assert len({data.split("val").paths for data in drawn.values()}) == 4
+    assert of_seed(south, 2) == of_seed(of_seed(south, 1), 2), "a draw hangs on the seed alone"
+    (other,) = [part.dataset for part in leave_one_out(open_dataset(south.root), seed=1).parts if part.name == "south"]
+    assert {*other.split("val").paths} == {*drawn[1].split("val").paths}, "--split-seed is added to the seed"
+
+
+def test_data_without_draws_of_their_own_are_the_same_for_every_seed(tiny_data: Dataset) -> None:
+    assert of_seed(tiny_data, 3) is tiny_data and together(tiny_data, {3: tiny_data}) is tiny_data
+
+
+def test_a_run_chooses_on_the_images_that_it_was_not_trained_on(south: Dataset, tiny_model: ImageTextModel, tmp_path: Path) -> None:
+    found = Comparison(tiny_model, south, plan_of(2, 0, 1), tmp_path / "all").run()
+    zero = records.load_answers(tmp_path / "all", found[0].answers)["val"]
+    judged = together(south, {seed: of_seed(south, seed) for seed in (0, 1, 2)}).split("val")
+    assert zero.label.tolist() == list(judged.labels)
+    answered = dict(zip(judged.paths, zero.prediction.tolist(), strict=True))
+    for one in found[1:]:
+        val = of_seed(south, one.seed).split("val")
+        given = records.load_answers(tmp_path / "all", one.answers)["val"]
+        assert given.label.tolist() == list(val.labels)
+        if one.alpha == 0:
+            assert given.prediction.tolist() == [answered[path] for path in val.paths]
+    said = {one.seed: one.settings.get("val_draws") for one in found[1:]}
+    assert said == {0: None, 1: [1], 2: [2]}, "seed 0 keeps the splits that stand, and the hash of its settings"
+    assert found[0].settings["val_draws"] == [0, 1, 2]
+
+
+def test_a_seed_that_is_added_later_runs_alone_and_as_it_would_have(south: Dataset, tiny_model: ImageTextModel, tmp_path: Path) -> None:
+    Comparison(tiny_model, south, plan_of(0), tmp_path / "grown").run()
+    grown = Comparison(tiny_model, south, plan_of(0, 1), tmp_path / "grown")
+    assert not grown.missing("tp_ft", 0) and grown.missing("tp_ft", 1)
+    both = {(one.seed, one.alpha): one.accuracy for one in Comparison(tiny_model, south, plan_of(0, 1), tmp_path / "both").run()[1:]}
+    assert {(one.seed, one.alpha): one.accuracy for one in grown.run()[1:]} == both
+
+
+def test_references_are_judged_on_validation_images_that_they_were_not_trained_on(
+    south: Dataset, tiny_model: ImageTextModel, tmp_path: Path
+) -> None:
+    comparison = Comparison(tiny_model, south, plan_of(1, 0, references=(0.5, 1.0)), tmp_path)
+    comparison.run()
+    own = of_seed(south, 1)
+    assert comparison.references.dataset.split("train") == own.split("train")
+    for one in comparison.references.standing():
+        assert one.num_images["val"] == len(own.split("val")) and one.settings["val_draws"] == [1]
+
+
+def test_a_search_with_several_seeds_validates_each_on_its_own_images(south: Dataset, tiny_model: ImageTextModel, tmp_path: Path) -> None:
+    searches = [_Search("tp_ft", tiny_model, south, plan_of(0, 1), tmp_path, None, 0, number, None) for number in (1, 2)]  # type: ignore[arg-type]
+    assert searches[1].data_of == {0: south, 1: of_seed(south, 1)}
+    assert searches[0].draws == {} and searches[1].draws == {"val_draws": [0, 1]}
+
+
+def test_runs_that_were_trained_on_each_others_validation_images_make_no_soup(
+    south: Dataset, tiny_model: ImageTextModel, tmp_path: Path
+) -> None:
+    found = Comparison(tiny_model, south, plan_of(0, 1), tmp_path).run()
+    first, second = [Ingredient.of(tmp_path, one) for one in found if one.alpha == 1]
+    check([first, first])
+    with pytest.raises(SettingError, match="drew their own validation images, and each was trained on some of the other's"):
+        check([first, second])

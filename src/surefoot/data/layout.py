@@ -104,6 +104,7 @@ class Dataset:
     error.
     `metric` is what the papers report beside accuracy: mean_per_class, macro_f1 or worst_group; accuracy itself where they report no other.
     `places` are pairs (a folder that images lie in, the folder that they usually lie in), both below the root, for `key`.
+    `val_draw` is (share, seed) where every run draws validation images of its own out of train and val: see `surefoot.data.draws`.
     `source` is the user's folder where the images were unpacked from arrays in it, and `root` holds them.
     `id_domain` is what train, val and test are called as a domain where `id_context` does not tell.
     """
@@ -122,6 +123,7 @@ class Dataset:
     id_domain: str | None = None
     places: tuple[tuple[str, str], ...] = ()
     source: Path | None = None
+    val_draw: tuple[float, int] | None = None
 
     def split(self, name: str) -> Split:
         """The split of that name: train, val, test, shifts/<name> or unseen/<name>."""

@@ -7,8 +7,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from surefoot.data.digest import digests
+from surefoot.data.draws import with_val
 from surefoot.data.layout import Dataset, Split, listed
-from surefoot.data.splits import assign, key_of
 from surefoot.data.subsets import joined, take
 from surefoot.errors import DataError
 
@@ -45,7 +45,8 @@ def fold(
 ) -> Dataset:
     """The data set in which one domain is the only shift and all others are train and val, each image grouped by its domain.
 
-    An image of the others that is byte for byte one of the held-out domain is left out, and so a note says.
+    The splits are those of seed 0; a run of another seed draws its own, see `surefoot.data.draws`. An image of the others that is byte
+    for byte one of the held-out domain is left out, and so a note says.
     """
     held = replace(domains[held_out], name=f"shifts/{held_out}")
     known = {contents[path] for path in held.paths}
@@ -63,21 +64,5 @@ def fold(
     if copies := sum(map(len, others.values())) - len(pool):
         words = "1 image of the other domains is a copy" if copies == 1 else f"{copies} images of the other domains are copies"
         notes.append(f"{words} of images of {held_out}, byte for byte, and left out of training and validation.")
-    return replace(dataset, splits={**splits, held.name: held}, id_context=None, notes=(*dataset.notes, *notes))
-
-
-def with_val(dataset: Dataset, pool: Split, contents: Mapping[Path, str], val_share: float, seed: int) -> dict[str, Split]:
-    """Train and val out of the images of several domains: of each class of each domain a share is validated on.
-
-    A validation image whose bytes are those of a training image of another domain is trained on as well.
-    """
-    own, went = [contents[path] for path in pool.paths], ["train"] * len(pool)
-    for name in dict.fromkeys(pool.groups):
-        rows = [row for row, group in enumerate(pool.groups) if group == name]
-        keys, labels = [key_of(dataset.key(pool.paths[row])) for row in rows], [pool.labels[row] for row in rows]
-        for row, split in zip(rows, assign(keys, labels, [own[row] for row in rows], {"val": val_share}, seed), strict=True):
-            went[row] = split
-    trained = {content for content, split in zip(own, went, strict=True) if split == "train"}
-    val = {row for row, split in enumerate(went) if split == "val" and own[row] not in trained}
-    parts = {"train": [row for row in range(len(pool)) if row not in val], "val": sorted(val)}
-    return {name: replace(take(pool, rows), name=name) for name, rows in parts.items()}
+    splits[held.name] = held
+    return replace(dataset, splits=splits, id_context=None, notes=(*dataset.notes, *notes), val_draw=(val_share, seed))

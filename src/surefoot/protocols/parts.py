@@ -235,16 +235,16 @@ def leave_one_out(dataset: Dataset, *, seed: int = 0, val_share: float = DOMAIN_
 
     Args:
         dataset: with one shift at least, the domains of which hold classes of train.
-        seed: of the draw of validation images.
+        seed: of the draw of validation images, to which the seed of a run is added.
         val_share: of each class of each training domain.
 
     Raises:
         DataError: one domain only, or domains that together do not hold every class.
 
     Differences:
-        DomainBed draws validation images of a domain without regard to their classes, anew for each trial, averages validation accuracy
-        over the training domains, and judges a held-out domain on 80% of its images; here each class gives its share, all seeds share one
-        draw, validation images count alike whatever their domain, and a held-out domain is judged whole.
+        DomainBed draws validation images of a domain without regard to their classes, averages validation accuracy over the training
+        domains, and judges a held-out domain on 80% of its images; here each class gives its share, validation images count alike whatever
+        their domain, and a held-out domain is judged whole.
 
     References:
         Gulrajani & Lopez-Paz, "In search of lost domain generalization", ICLR 2021. Mao et al. (CAR-FT), table 2.
@@ -256,7 +256,7 @@ def leave_one_out(dataset: Dataset, *, seed: int = 0, val_share: float = DOMAIN_
     average = Column(AVERAGE, (tuple(source for column in columns for source in column.sources[0]),))
     note = (
         f"Each of the {len(domains)} domains was held out in turn ({', '.join(domains)}); of the others {100 * val_share:g}% of each class "
-        f"were kept for validation, drawn with seed {seed}."
+        f"were kept for validation, drawn anew for each seed."
     )
     return Protocol("domains", parts, (*columns, average), (note,))
 
