@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
 import fakes
 import pytest
+from conftest import typed
 
 from surefoot import records
+from surefoot.cli.recipe import resolve
 from surefoot.compare import Comparison, Plan
 from surefoot.data import Dataset, load, open_dataset
 from surefoot.data.digest import digests
 from surefoot.data.draws import of_seed, together
 from surefoot.data.subsets import joined
 from surefoot.errors import SettingError
+from surefoot.job import Job
 from surefoot.model import ImageTextModel
-from surefoot.protocols.parts import leave_one_out
+from surefoot.protocols.parts import DOMAINBED, PROTOCOLS, leave_one_out
 from surefoot.soup import Ingredient, check
 from surefoot.train import Training
 from surefoot.tune.search import _Search
@@ -143,3 +147,66 @@ def test_runs_that_were_trained_on_each_others_validation_images_make_no_soup(
     check([first, first])
     with pytest.raises(SettingError, match="drew their own validation images, and each was trained on some of the other's"):
         check([first, second])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "given", "steps", "seeds"),
+    [
+        (None, [], {}, 5000, (0, 1, 2)),
+        (None, ["batch_size=8"], {"seeds": [4]}, 5000, (4,)),
+        (None, ["epochs=3"], {}, None, (0, 1, 2)),
+        (None, ["steps=7"], {}, 7, (0, 1, 2)),
+        (None, ["flyp.epochs=3"], {}, None, (0, 1, 2)),
+        (None, [], {"methods": ["tp_ft", "flyp+epochs=3"]}, None, (0, 1, 2)),
+        ("car_ft/domainbed", [], {}, 5000, (0, 1, 2)),
+        ("flyp/imagenet", [], {}, None, (0, 1, 2, 3, 4)),
+        ("rate.toml", [], {}, 5000, (0, 1, 2)),
+        ("long.toml", [], {}, None, (7,)),
+    ],
+)
+def test_domainbed_says_what_neither_the_user_nor_a_recipe_says(
+    recipe: str | None, settings: list[str], given: dict[str, list[object]], steps: int | None, seeds: tuple[int, ...], tmp_path: Path
+) -> None:
+    (tmp_path / "rate.toml").write_text("[training]\nlearning_rate = 1e-6\n")
+    (tmp_path / "long.toml").write_text("seeds = [7]\n[overrides.tp_ft]\nepochs = 2\n")
+    path = str(tmp_path / recipe) if recipe and recipe.endswith(".toml") else recipe
+    plan = resolve("photos", path, settings, usual=PROTOCOLS["domains"].usual, **given).plan
+    assert (plan.training.steps, plan.seeds) == (steps, seeds)
+    assert PROTOCOLS["domains"].usual == DOMAINBED == {"seeds": (0, 1, 2), "steps": 5000}
+
+
+def test_other_protocols_and_iconclip_keep_the_recipe_of_their_model() -> None:
+    assert not any(kind.usual for name, kind in PROTOCOLS.items() if name != "domains")
+    own = resolve("iconshift", None, [], usual=PROTOCOLS["domains"].usual).plan
+    assert own == resolve("iconshift", None, []).plan and own.training.steps is None
+
+
+def test_the_share_of_validation_images_is_the_users_and_is_known_when_a_part_is_opened_again(
+    doubled: Dataset, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    common = ("--model", f"local-dir:{tiny_folder}", "--methods", "tp_ft", "--seeds", "0", "--alphas", "0.5", "--set", "steps=1")
+    code, said = typed(monkeypatch, capsys, "domains", doubled.root, *common, "--val-share", "0.5", "--out", tmp_path / "out")
+    assert code == 0, said
+    opened = Job.of(tmp_path / "out/south").data.open_plain()
+    assert {path.stem for path in opened.split("val").paths} == {
+        path.stem for path in leave_one_out(open_dataset(doubled.root), val_share=0.5).parts[2].dataset.split("val").paths
+    }
+    assert opened.val_draw == (0.5, 0)
+    job = json.loads((tmp_path / "out/south/job.json").read_text())
+    del job["data"]["cut"]["val_share"]  # as older folders have it
+    (tmp_path / "out/south/job.json").write_text(json.dumps(job))
+    assert Job.of(tmp_path / "out/south").data.open_plain().val_draw == (0.2, 0)
+
+
+@pytest.mark.parametrize(
+    ("option", "value", "told"),
+    [
+        ("--test-share", "0.15", "domains splits off no test images"),
+        ("--val-share", "1.5", "val_share is 1.5; it must lie between 0 and 1"),
+    ],
+)
+def test_shares_that_mean_nothing_are_refused(
+    option: str, value: str, told: str, doubled: Dataset, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, said = typed(monkeypatch, capsys, "domains", doubled.root, option, value)
+    assert code == 2 and told in " ".join(said.split())

@@ -20,7 +20,7 @@ from surefoot.data.survey import verified
 from surefoot.errors import DataError, MissingDataError, unknown_name
 from surefoot.model import ImageTextModel, load_model, pick_device
 from surefoot.precision import Precision
-from surefoot.protocols.parts import build
+from surefoot.protocols.parts import DOMAIN_VAL_SHARE, build
 from surefoot.train import Training
 
 FILE = "job.json"
@@ -29,11 +29,15 @@ PRECISIONS = ("auto", *get_args(Precision))
 
 @dataclass(frozen=True)
 class Cut:
-    """Which part of a protocol the data are: cut from them and from `others`, which are opened in the same way."""
+    """Which part of a protocol the data are: cut from them and from `others`, which are opened in the same way.
+
+    `val_share` is what "domains" holds back; where it is None, as in older folders, it is DomainBed's share.
+    """
 
     protocol: str
     part: str
     others: tuple[str, ...] = ()
+    val_share: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,7 +105,9 @@ class DataOptions:
 
     def _part(self, dataset: Dataset, cut: Cut, on_image: Callable[[int, int], None] | None) -> Dataset:
         others = [replace(self, data=other, cut=None).open_plain(on_image) for other in cut.others]
-        parts = {part.name: part.dataset for part in build(cut.protocol, [dataset, *others], seed=self.split_seed).parts}
+        share = DOMAIN_VAL_SHARE if cut.val_share is None else cut.val_share
+        made = build(cut.protocol, [dataset, *others], seed=self.split_seed, val_share=share)
+        parts = {part.name: part.dataset for part in made.parts}
         if cut.part not in parts:
             raise unknown_name(f"part of {cut.protocol}", cut.part, parts)
         return parts[cut.part]
@@ -190,4 +196,4 @@ class Job:
 
 def _options(stored: dict[str, Any]) -> DataOptions:
     cut = stored.get("cut")
-    return DataOptions(**{**stored, "cut": Cut(cut["protocol"], cut["part"], tuple(cut["others"])) if cut else None})
+    return DataOptions(**{**stored, "cut": Cut(cut["protocol"], cut["part"], tuple(cut["others"]), cut.get("val_share")) if cut else None})
