@@ -54,6 +54,7 @@ class DataOptions:
         base_to_new: train on the first half of the classes and judge the other half as unseen.
         anchors: folder of captions and retrieved pairs; the one in the user's cache if None.
         cut: the part of a protocol that they are; the whole data set if None.
+        templates: "own" prompts, or "clip" for those of CLIP's authors where they have others for a data set of the catalogue.
         fewer: let a class that has fewer images than a few-shot draw asks for give all it has.
     """
 
@@ -67,6 +68,7 @@ class DataOptions:
     cut: Cut | None = None
     fewer: bool = False
     root: str | None = None
+    templates: str = "own"
 
     @property
     def anchors_folder(self) -> Path:
@@ -96,7 +98,9 @@ class DataOptions:
 
     def open_plain(self, on_image: Callable[[int, int], None] | None = None) -> Dataset:
         """The same without anchors, for commands that make them."""
-        found = load(self.data, root=self.root, seed=self.split_seed, val_share=self.val_share, test_share=self.test_share)
+        found = load(
+            self.data, root=self.root, seed=self.split_seed, val_share=self.val_share, test_share=self.test_share, templates=self.templates
+        )  # fmt: skip
         found = verified(found, skip_unreadable=self.skip_unreadable, on_image=on_image)
         found = replace(found, fewer_shots=self.fewer)
         if self.cut:

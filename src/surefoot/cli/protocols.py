@@ -99,13 +99,13 @@ def command(name: str) -> Callable[..., None]:
         pick_device(device)
         if domains and test_share is not None:
             raise SettingError(_NO_TEST.format(test_share))
-        options = DataOptions(
-            data=data[0], root=root, split_seed=split_seed, val_share=VAL_SHARE if domains else val_share,
-            test_share=TEST_SHARE if test_share is None else test_share, skip_unreadable=skip_unreadable, fewer=fewer,
-        )  # fmt: skip
         given = {"model": model, "precision": precision, "methods": shared.names(methods), "seeds": shared.numbers(seeds, "--seeds")}
         listed = None if alphas is None else shared.fractions(alphas, "--alphas")
         settings = resolve(data[0], recipe, set_, **given, alphas=listed, usual=kind.usual)
+        options = DataOptions(
+            data=data[0], root=root, split_seed=split_seed, skip_unreadable=skip_unreadable, fewer=fewer, templates=settings.templates,
+            val_share=VAL_SHARE if domains else val_share, test_share=TEST_SHARE if test_share is None else test_share,
+        )  # fmt: skip
         job = Job(data=options, model=settings.model, precision=settings.precision, plan=settings.plan, device=device)
         numbers, own = shared.numbers(shots, "--shots") or (), [replace(options, data=one) for one in data]
         _run(name, own, job, numbers, out, trials, space, val_share if domains else DOMAIN_VAL_SHARE)

@@ -16,12 +16,13 @@ from surefoot.data.layout import DEFAULT_TEMPLATES, Dataset
 from surefoot.errors import DataError, SettingError, unknown_name
 
 
-def open_declared(name: str, root: Path) -> Dataset:
+def open_declared(name: str, root: Path, templates: str = "own") -> Dataset:
     """A data set of the catalogue as it lies on disk; what it lacks but can do without, and what else to know, is in the notes.
 
     Args:
         name: in the catalogue.
         root: the folder that it lies in.
+        templates: "own", its usual prompts, or "clip", those of CLIP's authors where they have others for it; a note says which.
 
     Raises:
         UnknownNameError: the catalogue holds none of that name.
@@ -30,7 +31,13 @@ def open_declared(name: str, root: Path) -> Dataset:
         SettingError: a package is not installed; the extra is named.
     """
     declaration = declared(name)
-    return dataset_of(declaration, look(declaration, root))
+    found = dataset_of(declaration, look(declaration, root))
+    if templates != "clip":
+        return found
+    if not declaration.clip_templates:
+        return replace(found, notes=(*found.notes, f"CLIP has no prompts of its own for {name} that are others: the usual ones are taken."))
+    note = f"Prompts are CLIP's own for {name}, {len(declaration.clip_templates)} of them."
+    return replace(found, templates=declaration.clip_templates, notes=(*found.notes, note))
 
 
 def check(name: str, root: Path) -> list[Finding]:
