@@ -14,7 +14,7 @@ import torch
 from surefoot import records
 from surefoot.data import Dataset, Images, load
 from surefoot.data.catalog.loaders.imagenet import subset
-from surefoot.data.subsets import only_classes, take
+from surefoot.data.subsets import joined, only_classes, take
 from surefoot.heads import class_weight, prompt_embeddings
 from surefoot.methods import get
 from surefoot.metrics import worst_group
@@ -82,6 +82,24 @@ def test_declared_classes_compete_even_if_they_have_no_image_on_disk(tiny_data: 
     whole = with_split(tiny_data, "shifts/red", declared=(0, 1, 2))
     assert whole.fingerprint() == tiny_data.fingerprint(), "nothing changes where all classes are there"
     assert only_classes(data.split("shifts/red"), [2, 0]).declared == (1, 0)
+
+
+def test_an_image_of_several_classes_is_right_by_any_of_them(tiny_data: Dataset, tiny_model: ImageTextModel) -> None:
+    red = tiny_data.split("shifts/red")
+    one = with_split(tiny_data, "shifts/red", labels=(0,) * len(red))
+    both = with_split(one, "shifts/red", accepted=tuple((1,) if row % 2 else () for row in range(len(red))))
+    start = start_state(tiny_model, one)
+    state = {**start, "head.bias": torch.tensor([0.0, 1e6, 0.0])}  # every answer is class 1
+    judged = [Judge(tiny_model, data, start).judge(get("tp_ft"), state) for data in (one, both)]
+    assert [found.accuracy["shifts/red"] for found in judged] == [0, 0.5]
+    given = judged[1].answers["shifts/red"]
+    assert given.correct.tolist() == [bool(row % 2) for row in range(len(red))]
+    assert given.label.tolist() == [row % 2 for row in range(len(red))], "an answer that is right is right as its own class"
+    assert one.fingerprint() != both.fingerprint()
+    few = take(both.split("shifts/red"), [1, 2, 3])
+    assert few.accepted == ((1,), (), (1,)) and joined([red, few]).accepted == ((),) * len(red) + few.accepted
+    assert only_classes(few, [1, 0]).accepted == ((0,), (), (0,))
+    assert given.label.dtype == judged[0].answers["shifts/red"].label.dtype
 
 
 def test_a_part_of_imagenet_r_is_judged_among_its_200_classes(tmp_path: Path) -> None:

@@ -69,6 +69,7 @@ class Split:
         mapped: for a shift with class names of its own (ObjectNet): row c lists the training classes that count as its class c. Its logit
             is the largest of theirs.
         groups: empty, or one text for each image, such as its region, "" where it is in none: accuracy in the worst group is reported.
+        accepted: empty, or for each image the classes besides its label that are right too (a frame of a video that shows several).
         border: pixels that are cut off each side of an image before anything else (ObjectNet: 2).
         declared: the classes that the set was published with (ImageNet-R: 200), whether all of them are on disk or not; empty if unknown.
         file: the user's file of arrays, or folder of such files, that the images were unpacked from; empty where they are files themselves.
@@ -85,6 +86,7 @@ class Split:
     border: int = 0
     declared: tuple[int, ...] = ()
     file: str = ""
+    accepted: tuple[tuple[int, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -169,6 +171,7 @@ class Dataset:
             total.update(repr((name, split.class_names, split.labels, split.captions, images)).encode())
             if any(more := (split.templates, split.mapped, split.groups, split.border)):
                 total.update(repr(more).encode())
+            total.update(repr(split.accepted).encode() * bool(split.accepted))
             if split.own_classes != sorted({*split.labels}):
                 total.update(repr(split.declared).encode())
         return total.hexdigest()[:16]

@@ -16,13 +16,14 @@ NEW = "unseen/new"
 
 
 def take(split: Split, rows: Sequence[int]) -> Split:
-    """The split with the images of `rows` only, in their order; labels, captions and groups go with them."""
+    """The split with the images of `rows` only, in their order; labels, captions and the like go with them."""
     return replace(
         split,
         paths=tuple(split.paths[row] for row in rows),
         labels=tuple(split.labels[row] for row in rows),
         captions=tuple(split.captions[row] for row in rows) if split.captions else (),
         groups=tuple(split.groups[row] for row in rows) if split.groups else (),
+        accepted=tuple(split.accepted[row] for row in rows) if split.accepted else (),
     )
 
 
@@ -30,12 +31,14 @@ def joined(parts: Sequence[Split]) -> Split:
     """The images of several splits of the same classes in one, called by the first; captions and groups are kept where any has them."""
     captions = [caption for part in parts for caption in (part.captions or ("",) * len(part))]
     groups = [group for part in parts for group in (part.groups or ("",) * len(part))]
+    accepted = [own for part in parts for own in (part.accepted or ((),) * len(part))]
     return replace(
         parts[0],
         paths=tuple(path for part in parts for path in part.paths),
         labels=tuple(label for part in parts for label in part.labels),
         captions=tuple(captions) if any(captions) else (),
         groups=tuple(groups) if any(groups) else (),
+        accepted=tuple(accepted) if any(accepted) else (),
     )
 
 
@@ -148,6 +151,7 @@ def only_classes(split: Split, classes: Sequence[int]) -> Split:
         part,
         labels=tuple(place[label] for label in part.labels),
         class_names=tuple(split.class_names[label] for label in classes),
+        accepted=tuple(tuple(place[label] for label in own if label in place) for own in part.accepted),
         declared=tuple(place[label] for label in split.declared if label in place),
     )
 
