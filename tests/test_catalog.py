@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -16,6 +17,7 @@ from surefoot.data.catalog import listing
 from surefoot.data.catalog.declaration import CATALOG, read_declaration
 from surefoot.data.catalog.loaders import LOADERS, arrays, folders
 from surefoot.data.catalog.loaders.imagenet import subset, wnids
+from surefoot.data.subsets import fraction
 from surefoot.methods import get
 from surefoot.model import ImageTextModel, imagenet_class_names, templates_named
 from surefoot.protocols import Judge
@@ -100,6 +102,20 @@ def test_imagenet_validation_is_two_percent_of_train_and_val_is_the_test(opened:
     assert any(note.startswith("val (2%) was split off train") for note in data.notes)
     assert {folder.parts[-3] for folder in data.split("test").paths} == {"val"}
     assert {folder.parts[-3] for folder in data.split("val").paths} == {"train"}
+
+
+def test_another_place_of_the_same_images_gives_the_same_draws(tmp_path: Path) -> None:
+    source = fakes.make("imagenet_vid_robust", tmp_path / "source")
+    drawn = []
+    for place in ("train", "imagenet/train", "imagenet/images/train"):
+        root = tmp_path / place.replace("/", "-")
+        shutil.copytree(source / "val", root / place.replace("train", "val"))
+        shutil.copytree(source / "train", root / place)
+        data = load("imagenet", root=root)
+        kept = [data.split("train"), data.split("val"), fraction(data, 0.5, seed=0).split("train")]
+        drawn.append([[path.relative_to(data.root / place).as_posix() for path in split.paths] for split in kept])
+    assert drawn[0] == drawn[1] == drawn[2]
+    assert all(len(part) < len(drawn[0][0]) for part in drawn[0][1:]), "something was drawn"
 
 
 def test_r_and_a_hold_their_200_classes(opened: Open) -> None:
@@ -242,7 +258,9 @@ def test_vid_robust_holds_the_anchors_of_30_classes(opened: Open) -> None:
     assert split.class_names[9] == "domestic cat" and split.class_names[26] == "turtle"
     turtle = sorted(fakes.VID).index("n01662784")
     assert split.mapped[26] == (2 * turtle, 2 * turtle + 1)
-    assert any("1 of 30 frames show several classes" in note for note in data.notes)
+    assert any("1 of 30 frames show several classes, any of which is right" in note for note in data.notes)
+    first = next(row for row, path in enumerate(split.paths) if path.parts[-2].endswith("val_00000000"))
+    assert (split.labels[first], split.accepted[first]) == (0, (1,)) and sum(map(len, split.accepted)) == 1
     assert any("pm-0" in note for note in data.notes)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,8 +20,14 @@ from surefoot.data import Dataset, catalog, load, open_dataset
 from surefoot.data.catalog import opening
 from surefoot.data.catalog.declaration import CATALOG, declared, read_declaration
 from surefoot.data.findings import Finding
+from surefoot.data.splits import complete
+from surefoot.data.subsets import take
+from surefoot.data.survey import verified
 from surefoot.errors import DataError, MissingDataError, SettingError, UnknownNameError
 from surefoot.job import DataOptions, Job
+from surefoot.methods import get
+from surefoot.protocols.parts import context, leave_one_out, shift
+from surefoot.train.preflight import lacking
 
 PACS = (CATALOG / "pacs.toml").read_text()
 
@@ -195,8 +202,32 @@ def test_arrays_that_are_pickled_or_broken_are_left_out(tmp_path: Path, monkeypa
         assert "cifar10.1_v6_labels.npy cannot be read as NumPy's arrays" in first
         assert "It holds cifar102_test.npy, pickled objects, which are not opened." in second
         np.save(root / "CIFAR-10.1/cifar10.1_v6_labels.npy", np.full(20, 10))
-        assert any("It holds classes 10 to 10, not 0 to 9." in text for text in texts(catalog.check("cifar10", root), "warning"))
+        told = f"{root / 'CIFAR-10.1/cifar10.1_v6_labels.npy'} holds classes 10 to 10, not 0 to 9."
+        assert any(told in text for text in texts(catalog.check("cifar10", root), "warning"))
+        np.save(root / "CIFAR-10.1/cifar10.1_v6_labels.npy", np.zeros(19, np.int64))
+        files = " and ".join(str(root / f"CIFAR-10.1/cifar10.1_v6_{kind}.npy") for kind in ("data", "labels"))
+        told = f"{files}: uint8 images of the shape (20, 32, 32, 3) and labels of the shape (19,)"
+        assert any(told in text for text in texts(catalog.check("cifar10", root), "warning"))
         assert not load("cifar10", root=root).shifts
+
+
+def test_what_is_wrong_with_unpacked_arrays_is_told_of_the_users_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SUREFOOT_CACHE", str(tmp_path / "cache"))
+    root = fakes.make("cifar10", tmp_path / "data")
+    with fakes.official():
+        data = load("cifar10", root=root)
+    alone = replace(data, splits={name: split for name, split in data.splits.items() if "/" not in name})
+    for cut in (shift, leave_one_out, context):
+        with pytest.raises(DataError, match=f"^{re.escape(str(root))} "):
+            cut(alone)
+    with pytest.raises(DataError, match=f"^{re.escape(str(root))} has no val and test, and no class has 3 different images"):
+        complete(replace(alone, splits={"train": take(data.split("train"), [0])}))
+    assert any(f"surefoot caption cifar10 --root {root}'" in text for text in lacking(get("arf"), data))
+    path = data.split("shifts/cifar10.1").paths[0]
+    path.write_bytes(b"no picture")
+    with pytest.raises(DataError) as error:
+        verified(data, skip_unreadable=False)
+    assert f"image {int(path.stem)} of {root / 'CIFAR-10.1/cifar10.1_v6_data.npy'} (unpacked as {path}; remove " in str(error.value)
 
 
 def test_a_package_that_is_missing_names_the_extra(pacs: Path, monkeypatch: pytest.MonkeyPatch) -> None:

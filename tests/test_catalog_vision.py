@@ -258,11 +258,11 @@ def test_pcam_that_is_packed_or_broken_is_told(tmp_path: Path) -> None:
         ("y", "y", np.full(24, np.nan), "not whole class numbers"),
         ("y", "y", np.array([b"tumor"] * 24), "labels of the kind |S5, such as"),
         ("y", "y", np.array(["0"] * 24, dtype=object), "labels of the kind object"),
-        ("y", "y", np.zeros((24, 2), np.uint8), "labels of the shape (48,), not uint8 images"),
+        ("y", "y", np.zeros((24, 2), np.uint8), "labels of the shape (48,); wanted are bytes"),
         ("y", "label", np.zeros(24, np.uint8), "cannot be read as an HDF5 file with the array 'y'"),
         ("y", "y", None, "cannot be read as an HDF5 file with the array 'y'"),
-        ("x", "x", np.zeros((24, 8, 8, 3), np.float32), "It holds float32 images of the shape (24, 8, 8, 3)"),
-        ("x", "x", np.uint8(1), "It holds uint8 images of the shape ()"),
+        ("x", "x", np.zeros((24, 8, 8, 3), np.float32), ": float32 images of the shape (24, 8, 8, 3)"),
+        ("x", "x", np.uint8(1), ": uint8 images of the shape ()"),
     ],
 )
 def test_odd_arrays_are_told(file: str, key: str, content: object, message: str, tmp_path: Path) -> None:

@@ -201,4 +201,4 @@ def test_domains_from_end_to_end(
     assert (out / "records.jsonl").read_bytes() == written
     assert "black" in (out / "report" / "index.html").read_text()
     job = json.loads((out / "red" / "job.json").read_text())
-    assert job["data"]["cut"] == {"protocol": "domains", "part": "red", "others": []}
+    assert job["data"]["cut"] == {"protocol": "domains", "part": "red", "others": [], "val_share": 0.2}

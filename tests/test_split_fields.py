@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
+import fakes
 import numpy as np
 import pytest
 import torch
 
 from surefoot import records
-from surefoot.data import Dataset, Images
+from surefoot.data import Dataset, Images, load
+from surefoot.data.catalog.loaders.imagenet import subset
+from surefoot.data.subsets import joined, only_classes, take
 from surefoot.heads import class_weight, prompt_embeddings
 from surefoot.methods import get
 from surefoot.metrics import worst_group
@@ -60,6 +64,51 @@ def test_a_mapped_class_answers_by_the_largest_logit_of_its_training_classes(tin
     np.testing.assert_array_equal(given.label, own)
     assert "restricted/red" not in found.answers
     assert found.accuracy["avg_shifts"] == pytest.approx((found.accuracy["shifts/red"] + found.accuracy["shifts/green"]) / 2)
+
+
+def test_declared_classes_compete_even_if_they_have_no_image_on_disk(tiny_data: Dataset, tiny_model: ImageTextModel) -> None:
+    red = tiny_data.split("shifts/red")
+    first = take(red, [row for row, label in enumerate(red.labels) if label == 0])
+    plain = with_split(tiny_data, "shifts/red", paths=first.paths, labels=first.labels)
+    data = with_split(plain, "shifts/red", declared=(0, 2))
+    start = start_state(tiny_model, data)
+    state = {**start, "head.bias": torch.tensor([0.0, 2e6, 1e6])}  # class 1 before 2 before 0
+    found = Judge(tiny_model, data, start).judge(get("tp_ft"), state)
+    assert set(found.answers["shifts/red"].prediction.tolist()) == {1}
+    assert set(found.answers["restricted/red"].prediction.tolist()) == {2}
+    assert found.accuracy["restricted/red"] == 0
+    assert Judge(tiny_model, plain, start).judge(get("tp_ft"), state).accuracy["restricted/red"] == 1, "class 0 alone is no question"
+    assert data.fingerprint() != plain.fingerprint()
+    whole = with_split(tiny_data, "shifts/red", declared=(0, 1, 2))
+    assert whole.fingerprint() == tiny_data.fingerprint(), "nothing changes where all classes are there"
+    assert only_classes(data.split("shifts/red"), [2, 0]).declared == (1, 0)
+
+
+def test_an_image_of_several_classes_is_right_by_any_of_them(tiny_data: Dataset, tiny_model: ImageTextModel) -> None:
+    red = tiny_data.split("shifts/red")
+    one = with_split(tiny_data, "shifts/red", labels=(0,) * len(red))
+    both = with_split(one, "shifts/red", accepted=tuple((1,) if row % 2 else () for row in range(len(red))))
+    start = start_state(tiny_model, one)
+    state = {**start, "head.bias": torch.tensor([0.0, 1e6, 0.0])}  # every answer is class 1
+    judged = [Judge(tiny_model, data, start).judge(get("tp_ft"), state) for data in (one, both)]
+    assert [found.accuracy["shifts/red"] for found in judged] == [0, 0.5]
+    given = judged[1].answers["shifts/red"]
+    assert given.correct.tolist() == [bool(row % 2) for row in range(len(red))]
+    assert given.label.tolist() == [row % 2 for row in range(len(red))], "an answer that is right is right as its own class"
+    assert one.fingerprint() != both.fingerprint()
+    few = take(both.split("shifts/red"), [1, 2, 3])
+    assert few.accepted == ((1,), (), (1,)) and joined([red, few]).accepted == ((),) * len(red) + few.accepted
+    assert only_classes(few, [1, 0]).accepted == ((0,), (), (0,))
+    assert given.label.dtype == judged[0].answers["shifts/red"].label.dtype
+
+
+def test_a_part_of_imagenet_r_is_judged_among_its_200_classes(tmp_path: Path) -> None:
+    root = fakes.make("imagenet", tmp_path)
+    for folder in sorted((root / "imagenet-r").glob("n*"))[5:]:
+        shutil.rmtree(folder)
+    split = load("imagenet", root=root).split("shifts/r")
+    assert len(set(split.labels)) == 5
+    assert split.own_classes == list(subset("imagenet_r"))
 
 
 def test_worst_group_is_the_lowest_accuracy_within_a_group(tiny_data: Dataset, tiny_model: ImageTextModel, tmp_path: Path) -> None:

@@ -13,13 +13,27 @@ from typing import Any
 from surefoot import cookbook
 from surefoot.compare import Plan
 from surefoot.compare.plan import named_training, reference_problems
+from surefoot.data.embedded import TEMPLATES
 from surefoot.errors import SettingError, unknown_name
 from surefoot.job import PRECISIONS
 from surefoot.methods import ALL, METHODS, base_of, parameters, setting_problems, variant_settings, without
 from surefoot.methods.reference import REFERENCE
 from surefoot.train import Training
 
-_TOP = ("reproduces", "model", "precision", "methods", "seeds", "alphas", "training", "overrides", "shots", "corruptions", "references")
+_TOP = (
+    "reproduces",
+    "model",
+    "precision",
+    "templates",
+    "methods",
+    "seeds",
+    "alphas",
+    "training",
+    "overrides",
+    "shots",
+    "corruptions",
+    "references",
+)
 LARGEST_SEED = 2**32 - 1
 _OF_A_VARIANT = re.compile(r"([a-z_]\w*(?:\+[a-z_]\w*=[^=]*?)+\.[a-z_]\w*)=(.*)")
 _OPTIONAL = {"clip_norm", "steps"}
@@ -43,6 +57,7 @@ _SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {
     "reproduces": (lambda value: _one(str, value), 'a text, such as "FLYP, table 2"'),
     "model": (lambda value: _one(str, value) and bool(value), 'a name, such as "iconclip"'),
     "precision": (lambda value: _one(str, value), f"one of {', '.join(PRECISIONS)}"),
+    "templates": (lambda value: value in TEMPLATES, f"one of {', '.join(TEMPLATES)}"),
     "methods": (lambda value: _all(str, value) and bool(value), 'a list of methods, such as ["tp_ft", "flyp"]'),
     "seeds": (
         lambda value: _all(int, value) and all(0 <= seed <= LARGEST_SEED for seed in value),
@@ -59,11 +74,12 @@ _SHAPES: dict[str, tuple[Callable[[Any], bool], str]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Settings:
-    """A recipe, read: which model in which precision, and the plan."""
+    """A recipe, read: which model in which precision, the plan, and whose prompts data of the catalogue get."""
 
     model: str
     precision: str
     plan: Plan
+    templates: str = "own"
 
 
 def read_recipe(name_or_path: str) -> dict[str, Any]:
@@ -108,13 +124,15 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
 def resolve(recipe: Mapping[str, Any], assignments: Mapping[str, Any], **given: Any) -> Settings:  # noqa: ANN401
     """One frozen value from a recipe, `key=value` settings and the command line's own options; `None` options are not given.
 
-    A setting without a method's name is a training setting; with one (`l2_sp.pull=0.1`) it may be a training setting or one of the
-    method's own.
+    A setting without a method's name is a training setting, but for `templates=clip`; with one (`l2_sp.pull=0.1`) it may be a training
+    setting or one of the method's own.
 
     Raises:
         SettingError: every problem at once.
     """
     tables = {**recipe, **{key: value for key, value in given.items() if value is not None}}
+    if "templates" in assignments:
+        tables["templates"] = assignments["templates"]
     misshapen = [
         f"{key} is {tables[key]!r}; it must be {wanted}."
         for key, (fits, wanted) in _SHAPES.items()
@@ -127,7 +145,8 @@ def resolve(recipe: Mapping[str, Any], assignments: Mapping[str, Any], **given: 
     overrides = {name: dict(values) for name, values in tables.get("overrides", {}).items()}
     for key, value in assignments.items():
         method, dot, setting = key.rpartition(".")
-        (overrides.setdefault(method, {}) if dot else training)[setting] = value
+        if key != "templates":
+            (overrides.setdefault(method, {}) if dot else training)[setting] = value
     for settings in (training, *overrides.values()):
         for key in _OPTIONAL & settings.keys():
             settings[key] = None if settings[key] == "none" else settings[key]
@@ -143,7 +162,8 @@ def resolve(recipe: Mapping[str, Any], assignments: Mapping[str, Any], **given: 
         corruptions=tables.get("corruptions"),
         references=tuple(tables.get("references", ())),
     )
-    return Settings(model=tables.get("model", "iconclip"), precision=tables.get("precision", "auto"), plan=plan)
+    own = {key: tables.get(key, usual) for key, usual in {"model": "iconclip", "precision": "auto", "templates": "own"}.items()}
+    return Settings(plan=plan, **own)
 
 
 def _problems(tables: Mapping[str, Any], training: Mapping[str, Any], overrides: Mapping[str, Mapping[str, Any]]) -> list[str]:

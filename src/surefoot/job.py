@@ -20,7 +20,7 @@ from surefoot.data.survey import verified
 from surefoot.errors import DataError, MissingDataError, unknown_name
 from surefoot.model import ImageTextModel, load_model, pick_device
 from surefoot.precision import Precision
-from surefoot.protocols.parts import build
+from surefoot.protocols.parts import DOMAIN_VAL_SHARE, build
 from surefoot.train import Training
 
 FILE = "job.json"
@@ -29,11 +29,15 @@ PRECISIONS = ("auto", *get_args(Precision))
 
 @dataclass(frozen=True)
 class Cut:
-    """Which part of a protocol the data are: cut from them and from `others`, which are opened in the same way."""
+    """Which part of a protocol the data are: cut from them and from `others`, which are opened in the same way.
+
+    `val_share` is what "domains" holds back; where it is None, as in older folders, it is DomainBed's share.
+    """
 
     protocol: str
     part: str
     others: tuple[str, ...] = ()
+    val_share: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +54,7 @@ class DataOptions:
         base_to_new: train on the first half of the classes and judge the other half as unseen.
         anchors: folder of captions and retrieved pairs; the one in the user's cache if None.
         cut: the part of a protocol that they are; the whole data set if None.
+        templates: "own" prompts, or "clip" for those of CLIP's authors where they have others for a data set of the catalogue.
         fewer: let a class that has fewer images than a few-shot draw asks for give all it has.
     """
 
@@ -63,6 +68,7 @@ class DataOptions:
     cut: Cut | None = None
     fewer: bool = False
     root: str | None = None
+    templates: str = "own"
 
     @property
     def anchors_folder(self) -> Path:
@@ -92,7 +98,9 @@ class DataOptions:
 
     def open_plain(self, on_image: Callable[[int, int], None] | None = None) -> Dataset:
         """The same without anchors, for commands that make them."""
-        found = load(self.data, root=self.root, seed=self.split_seed, val_share=self.val_share, test_share=self.test_share)
+        found = load(
+            self.data, root=self.root, seed=self.split_seed, val_share=self.val_share, test_share=self.test_share, templates=self.templates
+        )  # fmt: skip
         found = verified(found, skip_unreadable=self.skip_unreadable, on_image=on_image)
         found = replace(found, fewer_shots=self.fewer)
         if self.cut:
@@ -101,7 +109,9 @@ class DataOptions:
 
     def _part(self, dataset: Dataset, cut: Cut, on_image: Callable[[int, int], None] | None) -> Dataset:
         others = [replace(self, data=other, cut=None).open_plain(on_image) for other in cut.others]
-        parts = {part.name: part.dataset for part in build(cut.protocol, [dataset, *others], seed=self.split_seed).parts}
+        share = DOMAIN_VAL_SHARE if cut.val_share is None else cut.val_share
+        made = build(cut.protocol, [dataset, *others], seed=self.split_seed, val_share=share)
+        parts = {part.name: part.dataset for part in made.parts}
         if cut.part not in parts:
             raise unknown_name(f"part of {cut.protocol}", cut.part, parts)
         return parts[cut.part]
@@ -190,4 +200,4 @@ class Job:
 
 def _options(stored: dict[str, Any]) -> DataOptions:
     cut = stored.get("cut")
-    return DataOptions(**{**stored, "cut": Cut(cut["protocol"], cut["part"], tuple(cut["others"])) if cut else None})
+    return DataOptions(**{**stored, "cut": Cut(cut["protocol"], cut["part"], tuple(cut["others"]), cut.get("val_share")) if cut else None})

@@ -158,6 +158,8 @@ def _differences(one: Ingredient, other: Ingredient) -> Iterator[tuple[str, str]
         yield "classes", f"were trained on other classes{', such as ' + ', '.join(names) if names else ', in another order'}"
     elif first.get("data") != second.get("data"):
         yield "data", f"were trained on other data ({first.get('data')} and {second.get('data')})"
+    if one.settings.get("val_draws") != other.settings.get("val_draws"):
+        yield "val", "drew their own validation images, and each was trained on some of the other's: none could judge their soup"
     if one.method.predict != other.method.predict:
         heads = {"head": "its trained head", "text": "its text tower"}
         yield "predict", f"do not answer alike: one by {heads[one.method.predict]}, the other by {heads[other.method.predict]}"

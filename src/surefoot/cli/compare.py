@@ -79,12 +79,12 @@ def compare(
     kinds = kinds_of(shared.names(curves) or ())
     counts = list(dict.fromkeys(shared.numbers(shots, "--shots") or ()))
     shares = None if references is None else shared.fractions(references, "--references")
-    options = DataOptions(
-        data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
-        base_to_new=base_to_new, anchors=anchors, root=root,
-    )  # fmt: skip
     given = {"model": model, "precision": precision, "methods": shared.names(methods), "seeds": shared.numbers(seeds, "--seeds")}
     settings = resolve(data, recipe, set_, **given, shots=min(counts, default=None), corruptions=corruptions, references=shares)
+    options = DataOptions(
+        data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
+        base_to_new=base_to_new, anchors=anchors, root=root, templates=settings.templates,
+    )  # fmt: skip
     job = Job(data=options, model=settings.model, precision=settings.precision, plan=settings.plan, device=device)
     dataset = shared.opened(options)
     if set(job.plan.methods) == set(ALL):

@@ -45,7 +45,11 @@ Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
 PrecisionOption = Annotated[str | None, typer.Option(help="auto (bf16 where the hardware has it), fp32 or bf16.")]
 Set = Annotated[
     list[str] | None,
-    typer.Option("--set", help="A setting: epochs=5, or for one method flyp.learning_rate=1e-4, l2_sp.pull=0.1. May be repeated."),
+    typer.Option(
+        "--set",
+        help="A setting: epochs=5, or for one method flyp.learning_rate=1e-4, l2_sp.pull=0.1; templates=clip for CLIP's own prompts of "
+        "a set of the catalogue. May be repeated.",
+    ),
 ]
 Recipe = Annotated[str | None, typer.Option(help="One of 'surefoot recipes', or a TOML file. Default: the model's.")]
 Corruptions = Annotated[

@@ -64,18 +64,18 @@ def fit(
     """Fine-tune on a folder of images. OUT/model is the classifier, OUT/report what it gained and what it cost."""
     coefficient = _alpha(alpha, method)
     _check(out, minutes, device)
+    settings = resolve(data, recipe, set_, model=model, methods=None if method is None else [method], seeds=[seed], precision=precision)
     options = DataOptions(
         data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
-        anchors=anchors, root=root,
+        anchors=anchors, root=root, templates=settings.templates,
     )  # fmt: skip
-    settings = resolve(data, recipe, set_, model=model, methods=None if method is None else [method], seeds=[seed], precision=precision)
     if method is not None and not settings.plan.tuned:
         raise SettingError(f"{method} trains nothing, so there is nothing to fit. Give another --method, or leave it out.")
     plan = replace(settings.plan, alphas=tuple(sorted({*settings.plan.alphas, *([] if coefficient is None else [coefficient])})))
     job = Job(data=options, model=settings.model, precision=settings.precision, plan=plan, device=device)
     dataset = shared.opened(options)
     own = sorted({*config.parse_assignments(set_ or []), *(config.read_recipe(recipe).get("training", {}) if recipe else ())})
-    asked = {"data": dataset.fingerprint(), "method": method, "minutes": minutes, "given": own, "job": json.loads(json.dumps(asdict(job)))}
+    asked = {"data": dataset.fingerprint(), "method": method, "minutes": minutes, "given": own, "job": _asked(job)}
     advice = _advice(job, dataset, out, asked)
     for sentence in advice["reasons"]:
         shared.console.print(f"- {escape(sentence)}", soft_wrap=True)
@@ -85,6 +85,14 @@ def fit(
     _write_model(comparison, out, coefficient)
     write_report(out)
     shared.console.print(f"Try: surefoot predict {escape(str(out))} IMAGE", soft_wrap=True)
+
+
+def _asked(job: Job) -> dict[str, Any]:
+    """The job as it is compared with the one before; what was not known then is named where it is not as it was."""
+    found: dict[str, Any] = json.loads(json.dumps(asdict(job)))
+    if found["data"]["templates"] == "own":
+        del found["data"]["templates"]
+    return found
 
 
 def _check(out: Path, minutes: float, device: str) -> None:

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from surefoot import config
+from surefoot.compare.plan import named_training
 from surefoot.data import embedded
 
 DEFAULT_MODEL = "ViT-B-32:laion2b_s34b_b79k"
+LENGTH = {"epochs", "steps"}
 
 
 def resolve(data: str, recipe: str | None, assignments: Sequence[str] | None, **given: Any) -> config.Settings:  # noqa: ANN401
     """The settings of a recipe with what the command line gives.
 
     Without a model the embedded data get the embedded one, and anybody's own images a CLIP that was pre-trained on photographs. Without
-    a recipe the model's own is taken.
+    a recipe the model's own is taken. `usual` are the seeds and the steps of a benchmark, for what neither the user nor the user's recipe
+    says; IconCLIP's own recipe, whose length was chosen for it, says both.
     """
-    table = config.read_recipe(recipe) if recipe else {}
+    usual = given.pop("usual", None)
+    said = config.read_recipe(recipe) if recipe else {}
     model = given.get("model")
     if model is None:
-        model = table.get("model", "iconclip" if data in embedded.names() else DEFAULT_MODEL)
-    table = table or config.read_recipe("iconshift" if model == "iconclip" else "clip")
-    return config.resolve(table, config.parse_assignments(assignments or []), **{**given, "model": model})
+        model = said.get("model", "iconclip" if data in embedded.names() else DEFAULT_MODEL)
+    table = said or config.read_recipe("iconshift" if model == "iconclip" else "clip")
+    assigned = config.parse_assignments(assignments or [])
+    if usual and (said or model != "iconclip"):
+        table = {**table, "seeds": said.get("seeds", usual["seeds"])}
+        if not _length_said({**said, **{key: value for key, value in given.items() if value is not None}}, assigned):
+            table["training"] = {**table.get("training", {}), "steps": usual["steps"]}
+    return config.resolve(table, assigned, **{**given, "model": model})
+
+
+def _length_said(table: Mapping[str, Any], assigned: Mapping[str, Any]) -> bool:
+    """Whether a recipe, a setting or the name of a variant says for how long to train, for all methods or for one."""
+    tables = [table.get("training", {}), *dict(table.get("overrides", {})).values(), *map(named_training, table.get("methods", ()))]
+    return bool(LENGTH & {*(key for one in tables for key in one), *(key.rpartition(".")[2] for key in assigned)})

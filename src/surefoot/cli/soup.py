@@ -20,6 +20,7 @@ from surefoot.cli import console as shared
 from surefoot.cli.report import COMMAND, write_report
 from surefoot.compare import choices, description, differences, evaluation
 from surefoot.data import Dataset
+from surefoot.data.draws import of_seed
 from surefoot.errors import DataError, MissingDataError, SettingError, unknown_name
 from surefoot.identity import weights_hash
 from surefoot.job import FILE as JOB
@@ -171,7 +172,7 @@ def _opened(job: Job, first: Ingredient) -> tuple[Dataset, ImageTextModel]:
     for what, now, then in (("data", dataset.fingerprint(), first.origin["data"]), ("model", weights_hash(model), first.origin["weights"])):
         if now != then:
             raise DataError(f"The {what} of {first.name} changed since it was trained ({then} then, {now} now). Run its comparison again.")
-    return dataset, model
+    return of_seed(dataset, first.seed), model
 
 
 def _made(ingredients: Sequence[Ingredient], model: ImageTextModel, dataset: Dataset, *, is_greedy: bool) -> tuple[State, list[Ingredient]]:

@@ -49,13 +49,13 @@ def sweep(
     """One setting at several values, every method and seed at each: curves with spreads for ID, shifts and unseen classes."""
     shared.check_folder(out)
     pick_device(device)
-    options = DataOptions(
-        data=data, root=root, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
-        base_to_new=base_to_new, fewer=fewer, anchors=anchors,
-    )  # fmt: skip
     given = {"model": model, "precision": precision, "methods": shared.names(methods), "seeds": shared.numbers(seeds, "--seeds")}
     listed = None if alphas is None else shared.fractions(alphas, "--alphas")
     settings = resolve(data, recipe, set_, **given, alphas=listed)
+    options = DataOptions(
+        data=data, root=root, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
+        base_to_new=base_to_new, fewer=fewer, anchors=anchors, templates=settings.templates,
+    )  # fmt: skip
     key, values = swept(over, settings.plan.tuned, lambda more: resolve(data, recipe, [*(set_ or ()), *more], **given))
     if key == SHOTS and shots is not None:
         raise SettingError(f"--over {over} sets the images a class, and so does --shots {shots}. Leave --shots out.")

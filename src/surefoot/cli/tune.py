@@ -83,7 +83,7 @@ def tune(
     place, listed = pick_device(device), shared.numbers(seeds, "--seeds")
     settings = resolve(data, recipe, set_, model=model, precision=precision, methods=[method], seeds=listed, shots=shots)
     ranges = parse_space(space) if space else _free(settings.plan, method, set_ or [])
-    found = load(data, root=root, seed=split_seed, val_share=val_share, test_share=test_share)
+    found = load(data, root=root, seed=split_seed, val_share=val_share, test_share=test_share, templates=settings.templates)
     dataset = opened(base_half(found) if base_to_new else found, skip_unreadable)
     dataset = attach(dataset, DataOptions(data=data, root=root, anchors=anchors).anchors_folder)
     shared.tell_notes(dataset)
@@ -94,7 +94,7 @@ def tune(
             seed=search_seed, num_seeds=seeds_per_trial, watcher=display, command="surefoot " + shlex.join(sys.argv[1:]),
         )  # fmt: skip
     shared.console.print(table(tuned))
-    tell(tuned, data, root)
+    tell(tuned, data, root, settings.templates)
 
 
 def _free(plan: Plan, method: str, assignments: list[str]) -> Mapping[str, Any]:
@@ -194,15 +194,16 @@ def _cell(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def tell(tuned: Tuned, data: str, root: str | None = None) -> None:
+def tell(tuned: Tuned, data: str, root: str | None = None, templates: str = "own") -> None:
     """What was chosen and why, where it stands, and what to do with it."""
     chosen, best = tuned.chosen, tuned.argmax
+    prompts = [] if templates == "own" else ["--set", f"templates={templates}"]
     beside = "" if chosen == best else f" Validation cannot tell it from the best, trial {best.number}."
     lines = [f"Trial {trial.number} failed: {trial.failure}" for trial in tuned.trials if trial.failure]
     lines += [
         f"Trial {chosen.number} is chosen: {RULE}.{beside} Trial 0 has the settings that were given.",
         f"Recipe: {tuned.recipe}",
-        "Next: " + shlex.join(["surefoot", "compare", data, *(["--root", root] if root else []), "--recipe", str(tuned.recipe)]),
+        "Next: " + shlex.join(["surefoot", "compare", data, *(["--root", root] if root else []), "--recipe", str(tuned.recipe), *prompts]),
     ]
     for line in lines:
         shared.console.print(escape(line), soft_wrap=True, highlight=False)

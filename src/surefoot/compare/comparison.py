@@ -17,6 +17,7 @@ from surefoot.compare import conclusions, gallery
 from surefoot.compare.curves import Curves, Run, Source, kinds_of
 from surefoot.compare.plan import Plan, Watcher, reference_problems
 from surefoot.compare.references import References, robustness
+from surefoot.data.draws import named, of_seed, together
 from surefoot.data.images import Budget, Images
 from surefoot.data.layout import Dataset
 from surefoot.data.subsets import few_shot
@@ -67,17 +68,20 @@ class Comparison:
             )
         self.model, self.plan, self.folder = model, plan, folder
         self.watcher = watcher or Watcher()
-        self.data_of = {seed: dataset if plan.shots is None else few_shot(dataset, plan.shots, seed=seed) for seed in plan.seeds}
+        own = {seed: of_seed(dataset, seed) for seed in plan.seeds}
+        self.data_of = {seed: data if plan.shots is None else few_shot(data, plan.shots, seed=seed) for seed, data in own.items()}
         _check(plan, model, next(iter(self.data_of.values())))
         self.provenance = records.provenance() | {"data": dataset.fingerprint(), "weights": weights_hash(model)}
         stored = [r for r in records.read(folder) if isinstance(r, records.Evaluation)]
         self.dataset = _called_as_before(dataset, self.provenance["data"], stored, folder)
-        self.references = References(model, self.dataset, plan, folder, self.provenance)
+        first = replace(own[plan.seeds[0]], name=self.dataset.name)
+        self.references = References(model, first, plan, folder, self.provenance)
         self.curves = Curves(kinds_of(curves), plan, self.dataset.name, folder, self.provenance)
         self._check_room()
         self.start = start_state(model, dataset)
         self.budget = Budget()
-        self.judge = Judge(model, dataset, self.start, self.budget, plan.corruptions, on_images=self.watcher.judged)
+        judged = together(dataset, own)
+        self.judge = Judge(model, judged, self.start, self.budget, plan.corruptions, on_images=self.watcher.judged)
         whole = [r for r in stored if self.judge.splits.keys() <= r.num_images.keys() and (folder / r.answers).is_file()]
         self.done = {_key_of(r): r for r in whole}
         self.standing = _Standing()
@@ -112,7 +116,7 @@ class Comparison:
 
     def settings(self, method: Method, training: Training) -> dict[str, object]:
         """What is written with every record of a run."""
-        found = settings_of(method, training, self.model, self.dataset)
+        found = settings_of(method, training, self.model, self.dataset) | named(self.dataset, [training.seed])
         return found | ({} if self.plan.shots is None else {"shots": self.plan.shots})
 
     def weights_path(self, method: Method, training: Training) -> Path:
@@ -126,7 +130,8 @@ class Comparison:
             records.append(self.folder, described)
 
     def _zero_shot(self) -> records.Evaluation:
-        settings = {"method": "zero_shot", "model": self.model.name, "precision": self.model.precision}
+        settings: dict[str, object] = {"method": "zero_shot", "model": self.model.name, "precision": self.model.precision}
+        settings |= named(self.dataset, self.plan.seeds)
         key = self._key("zero_shot", 0, 0.0, settings)
         if key not in self.done:
             self._add(key, settings, self.judge.judge(get("zero_shot"), self.start), 0.0)
@@ -175,12 +180,8 @@ class Comparison:
         return Outcome(records.load_answers(self.folder, self.zero.answers))
 
     def _with_val_of(self, seed: int, outcome: Outcome) -> Outcome:
-        """With few shots only the validation images of this seed's draw may choose anything."""
-        if self.plan.shots is None:
-            return outcome
-        place = {path: row for row, path in enumerate(self.dataset.split("val").paths)}
-        rows = [place[path] for path in self.data_of[seed].split("val").paths]
-        return Outcome({**outcome.answers, "val": outcome.answers["val"].rows(rows)})
+        """Only the validation images of this seed's draw may choose anything."""
+        return outcome.with_val(self.judge.dataset.split("val"), self.data_of[seed].split("val"))
 
     def trained(self, method: Method, training: Training) -> tuple[State, float]:
         """The weights of a run and its seconds: from its file if it was finished, trained otherwise, from a checkpoint if there is one."""

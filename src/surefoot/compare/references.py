@@ -11,6 +11,7 @@ from typing import Any
 from surefoot import records
 from surefoot.compare.conclusions import rows_of
 from surefoot.compare.plan import Plan, Watcher
+from surefoot.data.draws import named
 from surefoot.data.images import Budget
 from surefoot.data.layout import Dataset
 from surefoot.data.subsets import fraction
@@ -54,7 +55,7 @@ class References:
 
     def settings(self, share: float) -> dict[str, object]:
         """What is written with a reference's record."""
-        return {**settings_of(reference(), self.training, self.model), "share": share}
+        return {**settings_of(reference(), self.training, self.model), "share": share, **named(self.dataset, [self.training.seed])}
 
     def done(self, sets: Iterable[str]) -> dict[float, records.Reference]:
         """{share: record} of the plan's references that were judged on all these sets before."""
@@ -103,7 +104,7 @@ class References:
         resume = self.folder / "weights" / f"{name}.resume"
         self.model.load_weights(part(start, "model"))
         fitted = fit(reference(), self.model, data, self.training, start=start, budget=budget, on_step=watcher.step, resume=resume)
-        judged = judge.judge(reference(), fitted.state)
+        judged = judge.judge(reference(), fitted.state).with_val(judge.dataset.split("val"), self.dataset.split("val"))
         outcome = Outcome({key: answers for key, answers in judged.answers.items() if key.startswith(SETS)})
         record = records.Reference(
             share=share,
@@ -159,8 +160,8 @@ def robustness(
 
 def _columns(references: Sequence[records.Reference]) -> list[str]:
     """The columns that all references have: of the shifts, or else of the corruptions; the average first."""
-    if not references:
-        return []
+    if not references or not all("test" in reference.accuracy for reference in references):
+        return []  # with a domain held out there is no ID test set to measure against
     common = [name for name in references[0].accuracy if all(name in other.accuracy for other in references)]
     for kind in ("shifts", "corruptions"):
         if f"avg_{kind}" in common:

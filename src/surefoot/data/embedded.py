@@ -19,6 +19,7 @@ from surefoot.errors import DataError, MissingDataError, unknown_name
 
 EMBEDDED = Path(__file__).parent.parent / "embedded"
 MANIFEST = "manifest.json"
+TEMPLATES = ("own", "clip")
 UNSEEN = {"iconshift-unseen": ("iconshift", "unseen/outline")}
 """{data set: the archive, and the unseen classes of it that are a data set of their own}: two disjoint sets of classes to go between."""
 
@@ -78,6 +79,7 @@ def load(
     seed: int = 0,
     val_share: float = splits.VAL_SHARE,
     test_share: float = splits.TEST_SHARE,
+    templates: str = "own",
 ) -> Dataset:
     """A data set by its name, a folder in the standard layout, or a manifest; val and test are split off train if missing.
 
@@ -88,17 +90,21 @@ def load(
         val_share: of each class's distinct training images, if there is no val. Where it is left at its default, a data set of the
             catalogue has a share of its own (2% of ImageNet).
         test_share: the same for test.
+        templates: "clip" takes CLIP's own prompts for a data set of the catalogue that has others; nothing else has any but its "own".
 
     Raises:
         MissingDataError: neither a known name nor a folder nor a file; a name of the catalogue without a root, or with a wrong one.
         DataError: what it holds is not a data set.
+        UnknownNameError: neither "own" nor "clip".
         SettingError: a share is out of range, or a package is missing that reads the data.
     """
     from surefoot.data import catalog  # here, because catalog -> embedded would be a circle
 
+    if templates not in TEMPLATES:
+        raise unknown_name("choice of templates", templates, TEMPLATES)
     path = Path(name_or_path)
     if root is not None and str(name_or_path) in catalog.names():
-        found = catalog.open_declared(str(name_or_path), Path(root))
+        found = catalog.open_declared(str(name_or_path), Path(root), templates)
         own = catalog.declared(str(name_or_path)).val_share
         val_share = own if own is not None and val_share == splits.VAL_SHARE else val_share
     elif str(name_or_path) in _manifest():

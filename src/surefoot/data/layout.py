@@ -69,7 +69,10 @@ class Split:
         mapped: for a shift with class names of its own (ObjectNet): row c lists the training classes that count as its class c. Its logit
             is the largest of theirs.
         groups: empty, or one text for each image, such as its region, "" where it is in none: accuracy in the worst group is reported.
+        accepted: empty, or for each image the classes besides its label that are right too (a frame of a video that shows several).
         border: pixels that are cut off each side of an image before anything else (ObjectNet: 2).
+        declared: the classes that the set was published with (ImageNet-R: 200), whether all of them are on disk or not; empty if unknown.
+        file: the user's file of arrays, or folder of such files, that the images were unpacked from; empty where they are files themselves.
     """
 
     name: str
@@ -81,9 +84,17 @@ class Split:
     mapped: tuple[tuple[int, ...], ...] = ()
     groups: tuple[str, ...] = ()
     border: int = 0
+    declared: tuple[int, ...] = ()
+    file: str = ""
+    accepted: tuple[tuple[int, ...], ...] = ()
 
     def __len__(self) -> int:
         return len(self.paths)
+
+    @property
+    def own_classes(self) -> list[int]:
+        """The classes that it holds: those that it was published with, or where that is not known, those that have images."""
+        return sorted({*(self.declared or self.labels)})
 
 
 @dataclass(frozen=True)
@@ -94,6 +105,10 @@ class Dataset:
     With `fewer_shots` a class that has fewer images than a few-shot draw asks for gives all it has, as CoOp's code does; else that is an
     error.
     `metric` is what the papers report beside accuracy: mean_per_class, macro_f1 or worst_group; accuracy itself where they report no other.
+    `places` are pairs (a folder that images lie in, the folder that they usually lie in), both below the root, for `key`.
+    `val_draw` is (share, seed) where every run draws validation images of its own out of train and val: see `surefoot.data.draws`.
+    `source` is the user's folder where the images were unpacked from arrays in it, and `root` holds them.
+    `id_domain` is what train, val and test are called as a domain where `id_context` does not tell.
     """
 
     root: Path
@@ -107,12 +122,21 @@ class Dataset:
     anchors: Anchors = field(default_factory=Anchors)
     metric: str = "accuracy"
     fewer_shots: bool = False
+    id_domain: str | None = None
+    places: tuple[tuple[str, str], ...] = ()
+    source: Path | None = None
+    val_draw: tuple[float, int] | None = None
 
     def split(self, name: str) -> Split:
         """The split of that name: train, val, test, shifts/<name> or unseen/<name>."""
         if name not in self.splits:
-            raise unknown_name(f"split of {self.root}", name, self.splits)
+            raise unknown_name(f"split of {self.folder}", name, self.splits)
         return self.splits[name]
+
+    @property
+    def folder(self) -> Path:
+        """The folder that the user knows."""
+        return self.source or self.root
 
     @property
     def shifts(self) -> tuple[Split, ...]:
@@ -131,6 +155,12 @@ class Dataset:
         """The path of an image as records and hashes know it: from the root where it lies in it, with `/` on every platform."""
         return (path.relative_to(self.root) if path.is_relative_to(self.root) else path).as_posix()
 
+    def key(self, path: Path) -> str:
+        """What draws know an image by: its written path, as if its part lay in its usual place, so that another place draws the same."""
+        written = self.written(path)
+        usual = (first + written.removeprefix(there) for there, first in self.places if written.startswith(f"{there}/"))
+        return next(usual, written)
+
     def fingerprint(self) -> str:
         """Sixteen hexadecimal digits over class names, prompts, splits, captions, and every image's path and bytes."""
         total = hashlib.sha256(repr((self.class_names, self.templates, sorted(self.contexts.items()), self.id_context)).encode())
@@ -141,6 +171,9 @@ class Dataset:
             total.update(repr((name, split.class_names, split.labels, split.captions, images)).encode())
             if any(more := (split.templates, split.mapped, split.groups, split.border)):
                 total.update(repr(more).encode())
+            total.update(repr(split.accepted).encode() * bool(split.accepted))
+            if split.own_classes != sorted({*split.labels}):
+                total.update(repr(split.declared).encode())
         return total.hexdigest()[:16]
 
 

@@ -47,11 +47,11 @@ def complete(dataset: Dataset, *, seed: int = 0, val_share: float = VAL_SHARE, t
         return dataset
     train = dataset.split("train")
     own = digests(train.paths)
-    went = assign([key_of(dataset.written(path)) for path in train.paths], train.labels, own, shares, seed)
+    went = assign([key_of(dataset.key(path)) for path in train.paths], train.labels, own, shares, seed)
     missing = " and ".join(shares)
     if set(went) == {"train"}:
         raise DataError(
-            f"{dataset.root} has no {missing}, and no class has {SMALLEST} different images to split it off. "
+            f"{dataset.folder} has no {missing}, and no class has {SMALLEST} different images to split it off. "
             f"Add images, or give {missing} yourself."
         )
     parts = {name: replace(take(train, [row for row, split in enumerate(went) if split == name]), name=name) for name in ("train", *shares)}
@@ -99,7 +99,7 @@ def assign(keys: Sequence[str], labels: Sequence[int], contents: Sequence[str], 
 
 
 def key_of(written: str) -> str:
-    """The name that the draw sees, from what `Dataset.written` gives: the same for train/a/1.jpg in a folder, for a/1.jpg without train/,
+    """The name that the draw sees, from what `Dataset.key` gives: the same for train/a/1.jpg in a folder, for a/1.jpg without train/,
     and for a manifest of either.
 
     File systems differ in how they spell accented letters, hence the normal form.

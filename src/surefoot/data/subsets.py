@@ -16,13 +16,14 @@ NEW = "unseen/new"
 
 
 def take(split: Split, rows: Sequence[int]) -> Split:
-    """The split with the images of `rows` only, in their order; labels, captions and groups go with them."""
+    """The split with the images of `rows` only, in their order; labels, captions and the like go with them."""
     return replace(
         split,
         paths=tuple(split.paths[row] for row in rows),
         labels=tuple(split.labels[row] for row in rows),
         captions=tuple(split.captions[row] for row in rows) if split.captions else (),
         groups=tuple(split.groups[row] for row in rows) if split.groups else (),
+        accepted=tuple(split.accepted[row] for row in rows) if split.accepted else (),
     )
 
 
@@ -30,12 +31,14 @@ def joined(parts: Sequence[Split]) -> Split:
     """The images of several splits of the same classes in one, called by the first; captions and groups are kept where any has them."""
     captions = [caption for part in parts for caption in (part.captions or ("",) * len(part))]
     groups = [group for part in parts for group in (part.groups or ("",) * len(part))]
+    accepted = [own for part in parts for own in (part.accepted or ((),) * len(part))]
     return replace(
         parts[0],
         paths=tuple(path for part in parts for path in part.paths),
         labels=tuple(label for part in parts for label in part.labels),
         captions=tuple(captions) if any(captions) else (),
         groups=tuple(groups) if any(groups) else (),
+        accepted=tuple(accepted) if any(accepted) else (),
     )
 
 
@@ -87,7 +90,7 @@ def _draw(dataset: Dataset, split: Split, number: int, seed: int, *, least: int)
 
 def _ticket(dataset: Dataset, split: Split, row: int, seed: int) -> str:
     """A hash that orders the images of a class; it holds the place within the data set, so that a moved folder gives the same draw."""
-    texts = (split.name, split.class_names[split.labels[row]], dataset.written(split.paths[row]))
+    texts = (split.name, split.class_names[split.labels[row]], dataset.key(split.paths[row]))
     place = tuple(unicodedata.normalize("NFC", text) for text in texts)  # file systems differ in how they spell accented letters
     return hashlib.sha256(repr((seed, *place)).encode()).hexdigest()
 
@@ -111,9 +114,9 @@ def base_to_new(dataset: Dataset) -> Dataset:
     """
     total = len(dataset.class_names)
     if total < 4:
-        raise DataError(f"{dataset.root} has {total} classes; base-to-new needs at least four, two to learn and two that are new.")
+        raise DataError(f"{dataset.folder} has {total} classes; base-to-new needs at least four, two to learn and two that are new.")
     if NEW in dataset.splits:
-        raise DataError(f"{dataset.root} already has a split {NEW}, which base-to-new makes. Rename it.")
+        raise DataError(f"{dataset.folder} already has a split {NEW}, which base-to-new makes. Rename it.")
     half = math.ceil(total / 2)
     base, new = range(half), range(half, total)
     held_out = replace(only_classes(dataset.split("test"), new), name=NEW)
@@ -145,7 +148,11 @@ def only_classes(split: Split, classes: Sequence[int]) -> Split:
     place = {label: number for number, label in enumerate(classes)}
     part = take(split, [row for row, label in enumerate(split.labels) if label in place])
     return replace(
-        part, labels=tuple(place[label] for label in part.labels), class_names=tuple(split.class_names[label] for label in classes)
+        part,
+        labels=tuple(place[label] for label in part.labels),
+        class_names=tuple(split.class_names[label] for label in classes),
+        accepted=tuple(tuple(place[label] for label in own if label in place) for own in part.accepted),
+        declared=tuple(place[label] for label in split.declared if label in place),
     )
 
 

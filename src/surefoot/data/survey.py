@@ -169,7 +169,7 @@ def verified(dataset: Dataset, *, skip_unreadable: bool, on_image: Callable[[int
     bad = {path: picture.error for path, picture in _pictures(dataset, on_image, None).items() if picture.error}
     if not bad:
         return dataset
-    lines = "".join(f"\n  {path} {reason}" for path, reason in list(bad.items())[:_SHOWN])
+    lines = "".join(f"\n  {_of_user(dataset, path)} {reason}" for path, reason in list(bad.items())[:_SHOWN])
     more = f"\n  and {len(bad) - _SHOWN} more" if len(bad) > _SHOWN else ""
     if not skip_unreadable:
         raise DataError(
@@ -194,6 +194,14 @@ def _pictures(dataset: Dataset, on_image: Callable[[int, int], None] | None, wor
     paths = list(dict.fromkeys(path for split in dataset.splits.values() for path in split.paths))
     told = None if on_image is None else lambda done: on_image(done, len(paths))
     return dict(zip(paths, look(paths, told, workers), strict=True))
+
+
+def _of_user(dataset: Dataset, path: Path) -> str:
+    """An image as the user can find it: its file, or of arrays the file that it was unpacked from, and what to remove."""
+    file = next(split.file for split in dataset.splits.values() if path in split.paths)
+    if not file:
+        return str(path)
+    return f"image {int(path.stem)} of {file} (unpacked as {path}; remove {path.parents[1]}, and it is unpacked again)"
 
 
 def _counts(split: Split) -> tuple[int, ...]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 
 from surefoot.data.digest import digests
+from surefoot.data.draws import with_val
 from surefoot.data.layout import Dataset, Split, listed
-from surefoot.data.splits import assign, key_of
 from surefoot.data.subsets import joined, take
 from surefoot.errors import DataError
 
@@ -18,36 +20,49 @@ def domains_of(dataset: Dataset) -> dict[str, Split]:
         DataError: there is no shift, two domains have one name, or a shift has class names of its own.
     """
     if not dataset.shifts:
-        raise DataError(f"{dataset.root} holds one domain. Put each of the others into shifts/<name>/<class>/.")
+        raise DataError(f"{dataset.folder} holds one domain. Put each of the others into shifts/<name>/<class>/.")
     own = [dataset.splits[name] for name in ("train", "val", "test") if name in dataset.splits]
-    name = dataset.id_context or "train"
+    name = dataset.id_context or dataset.id_domain or "train"
     found = {name: replace(joined(own), name=name)}
     for split in dataset.shifts:
         domain = split.name.removeprefix("shifts/")
         if domain in found:
-            raise DataError(f"{dataset.root} has two domains called {domain}. Rename {split.name}, or id_context.")
+            raise DataError(f"{dataset.folder} has two domains called {domain}. Rename {split.name}, or id_context.")
         if split.mapped:
-            raise DataError(f"{split.name} of {dataset.root} has class names of its own and is no domain. Leave it out.")
+            raise DataError(f"{split.name} of {dataset.folder} has class names of its own and is no domain. Leave it out.")
         found[domain] = split
     return found
 
 
-def fold(dataset: Dataset, domains: dict[str, Split], held_out: str, seed: int, val_share: float) -> Dataset:
-    """The data set in which one domain is the only shift and all others are train and val, each image grouped by its domain."""
-    parts: dict[str, list[Split]] = {"train": [], "val": []}
-    for name, domain in domains.items():
-        if name == held_out:
-            continue
-        keys = [key_of(dataset.written(path)) for path in domain.paths]
-        went = assign(keys, domain.labels, digests(domain.paths), {"val": val_share}, seed)
-        for split, own in parts.items():
-            part = take(domain, [row for row, of in enumerate(went) if of == split])
-            own.append(replace(part, groups=(name,) * len(part)))
-    splits = {name: replace(joined(own), name=name) for name, own in parts.items()}
+def contents_of(domains: Mapping[str, Split]) -> dict[Path, str]:
+    """{image: digest of its bytes}, found once for all folds."""
+    paths = [path for split in domains.values() for path in split.paths]
+    return dict(zip(paths, digests(paths), strict=True))
+
+
+def fold(
+    dataset: Dataset, domains: Mapping[str, Split], contents: Mapping[Path, str], held_out: str, seed: int, val_share: float
+) -> Dataset:
+    """The data set in which one domain is the only shift and all others are train and val, each image grouped by its domain.
+
+    The splits are those of seed 0; a run of another seed draws its own, see `surefoot.data.draws`. An image of the others that is byte
+    for byte one of the held-out domain is left out, and so a note says.
+    """
+    held = replace(domains[held_out], name=f"shifts/{held_out}")
+    known = {contents[path] for path in held.paths}
+    others = {name: split for name, split in domains.items() if name != held_out}
+    kept = {
+        name: take(split, [row for row, path in enumerate(split.paths) if contents[path] not in known]) for name, split in others.items()
+    }
+    pool = joined([replace(split, groups=(name,) * len(split)) for name, split in kept.items()])
+    splits = with_val(dataset, pool, contents, val_share, seed)
     if lacking := [name for label, name in enumerate(dataset.class_names) if label not in set(splits["train"].labels)]:
         raise DataError(
-            f"Without {held_out} no domain of {dataset.root} holds images of {listed(lacking)}. Add some, or leave the classes out."
+            f"Without {held_out} no domain of {dataset.folder} holds images of {listed(lacking)}. Add some, or leave the classes out."
         )
-    held = replace(domains[held_out], name=f"shifts/{held_out}")
-    note = f"Domain {held_out} is held out: {len(splits['train'])} training and {len(splits['val'])} validation images of the others."
-    return replace(dataset, splits={**splits, held.name: held}, id_context=None, notes=(*dataset.notes, note))
+    notes = [f"Domain {held_out} is held out: {len(splits['train'])} training and {len(splits['val'])} validation images of the others."]
+    if copies := sum(map(len, others.values())) - len(pool):
+        words = "1 image of the other domains is a copy" if copies == 1 else f"{copies} images of the other domains are copies"
+        notes.append(f"{words} of images of {held_out}, byte for byte, and left out of training and validation.")
+    splits[held.name] = held
+    return replace(dataset, splits=splits, id_context=None, notes=(*dataset.notes, *notes), val_draw=(val_share, seed))

@@ -79,7 +79,7 @@ class Judge:
         config = self.model.config()["preprocess_cfg"]
         self._normalisation = tuple(torch.tensor(config[key]).reshape(3, 1, 1) for key in ("mean", "std"))
         self.contexts = list(data.contexts)
-        present = {split.name: sorted(set(split.labels)) for split in data.shifts if not split.mapped}
+        present = {split.name: split.own_classes for split in data.shifts if not split.mapped}
         self._present = {name: classes for name, classes in present.items() if len(classes) < len(data.class_names)}
         own = {name.casefold() for name in data.class_names}
         self._groups = {name: numbered(split.groups) for name, split in self.splits.items()}
@@ -266,7 +266,8 @@ class Judge:
         here = slice(one.place * EVALUATION_BATCH, one.place * EVALUATION_BATCH + len(one.start))
         label = split.labels[here]
         classes = of_mapped(logits["classes"], split.mapped) if split.mapped else logits["classes"]
-        found = {name: replace(answers(classes, label), group=self._groups[name][here]) if split.groups else answers(classes, label)}
+        given = accepting(answers(classes, label), split.accepted[here])
+        found = {name: replace(given, group=self._groups[name][here]) if split.groups else given}
         if name in self._present:
             found[f"restricted/{name.removeprefix('shifts/')}"] = answers(logits["classes"], label, among=self._present[name])
         if "context" in logits and (context := self.dataset.context_of(name)):
@@ -331,6 +332,23 @@ def answers(logits: Tensor, label: Sequence[int], among: Sequence[int] | None = 
     return Answers(
         prediction.cpu().to(torch.int32).numpy(), torch.tensor(label, dtype=torch.int32).numpy(), confidence.cpu().to(torch.float32).numpy()
     )
+
+
+def accepting(given: Answers, accepted: Sequence[Sequence[int]]) -> Answers:
+    """The answers to N images some of which show several classes: one that names any of them is right, as that class.
+
+    Args:
+        given: with one label each.
+        accepted: for each image the classes that are right besides its label; empty for none at all.
+
+    References:
+        Shankar et al., "Do image classifiers generalize across time?", ICCV 2021.
+    """
+    if not any(accepted):
+        return given
+    pairs = zip(given.prediction.tolist(), given.label.tolist(), accepted, strict=True)
+    label = [prediction if prediction in others else own for prediction, own, others in pairs]
+    return replace(given, label=np.array(label, dtype=np.int32))
 
 
 def of_mapped(logits: Tensor, mapped: Sequence[Sequence[int]]) -> Tensor:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from surefoot.data.layout import Split
 from surefoot.metrics import accuracy as top1
 from surefoot.metrics import expected_calibration_error, harmonic_mean, macro_f1, mean_per_class, worst_group
 from surefoot.records import Answers
@@ -34,6 +35,13 @@ class Outcome:
     def correct(self) -> dict[str, NDArray[np.bool_]]:
         """{set: which images were right, [N]}."""
         return {name: answers.correct for name, answers in self.answers.items()}
+
+    def with_val(self, judged: Split, own: Split) -> Outcome:
+        """With the answers to the validation images of `own` alone, in its order, out of those to all that were `judged`."""
+        if own.paths == judged.paths:
+            return self
+        place = {path: row for row, path in enumerate(judged.paths)}
+        return Outcome({**self.answers, "val": self.answers["val"].rows([place[path] for path in own.paths])})
 
     @property
     def accuracy(self) -> dict[str, float]:

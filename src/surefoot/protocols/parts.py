@@ -25,12 +25,12 @@ from surefoot.answers import file_name
 from surefoot.data.layout import Dataset, Split, listed
 from surefoot.data.subsets import NEW, base_to_new, few_shot, only_classes
 from surefoot.errors import DataError, SettingError, unknown_name
-from surefoot.protocols.domains import domains_of, fold
+from surefoot.protocols.domains import contents_of, domains_of, fold
 
 Source = tuple[str, str]
 """A part, and a column of its evaluations that is the accuracy on one set of images."""
-DOMAIN_VAL_SHARE = 0.2
-"""Of each training domain, for training-domain validation, as in DomainBed."""
+DOMAIN_VAL_SHARE, DOMAINBED = 0.2, {"seeds": (0, 1, 2), "steps": 5000}
+"""DomainBed's: what of each training domain is held back for validation; its trials, and the length of each."""
 AVERAGE = "Avg."
 MEASURES = {"macro_f1": "Macro F1", "worst_group": "Worst group", "mean_per_class": "Mean per class"}
 """Headings of the metrics that data may have beside accuracy."""
@@ -76,6 +76,7 @@ class Protocol:
         parts: run one after the other.
         columns: in the order of the table.
         notes: how the parts were cut, for the report.
+        val_share: what is held back of each class of each domain for validation, where the protocol draws that itself.
         along: what the columns of a group are points along, such as "images a class"; empty if they are no curve.
     """
 
@@ -84,6 +85,7 @@ class Protocol:
     columns: tuple[Column, ...]
     notes: tuple[str, ...] = ()
     along: str = ""
+    val_share: float | None = None
 
     def with_shots(self, shots: Sequence[int]) -> Protocol:
         """The same on one number of images a class; on all of them if none is given.
@@ -107,7 +109,9 @@ def shift(dataset: Dataset) -> Protocol:
         DataError: no shift.
     """
     if not dataset.shifts:
-        raise DataError(f"{dataset.root} holds no shifts/<name>. Add one, or use 'surefoot compare', which corrupts the test images then.")
+        raise DataError(
+            f"{dataset.folder} holds no shifts/<name>. Add one, or use 'surefoot compare', which corrupts the test images then."
+        )
     name = dataset.name
     each = [Column(split.name.removeprefix("shifts/"), (((name, split.name),),), "Shifts") for split in dataset.shifts]
     shifts = tuple(source for column in each for source in column.sources[0])
@@ -129,7 +133,7 @@ def shift(dataset: Dataset) -> Protocol:
 
 def _holds_few(split: Split, total: int) -> bool:
     """Whether a shift holds images of a part of the classes, as ImageNet-R and -A do."""
-    return not split.mapped and len(set(split.labels)) < total
+    return not split.mapped and len(split.own_classes) < total
 
 
 def context(dataset: Dataset) -> Protocol:
@@ -144,7 +148,7 @@ def context(dataset: Dataset) -> Protocol:
     seen = [found for split in ("test", *(s.name for s in dataset.shifts)) if (found := dataset.context_of(split))]
     if not seen:
         raise DataError(
-            f"{dataset.root} names no contexts that its splits are drawn in. Add [contexts] and id_context to its dataset.toml."
+            f"{dataset.folder} names no contexts that its splits are drawn in. Add [contexts] and id_context to its dataset.toml."
         )
     name, columns = dataset.name, list[Column]()
     for kind, group in (("context", "Image tower"), ("context_own", "Both towers")):
@@ -233,29 +237,32 @@ def leave_one_out(dataset: Dataset, *, seed: int = 0, val_share: float = DOMAIN_
 
     Args:
         dataset: with one shift at least, the domains of which hold classes of train.
-        seed: of the draw of validation images.
+        seed: of the draw of validation images, to which the seed of a run is added.
         val_share: of each class of each training domain.
 
     Raises:
-        DataError: one domain only, or domains that together do not hold every class.
+        DataError: one domain only, or domains that together do not hold every class. SettingError: a share out of range.
 
     Differences:
-        DomainBed draws validation images of a domain without regard to their classes, anew for each trial, averages validation accuracy
-        over the training domains, and judges a held-out domain on 80% of its images; here each class gives its share, all seeds share one
-        draw, validation images count alike whatever their domain, and a held-out domain is judged whole.
+        DomainBed draws validation images of a domain without regard to their classes, averages validation accuracy over the training
+        domains, and judges a held-out domain on 80% of its images; here each class gives its share, validation images count alike whatever
+        their domain, and a held-out domain is judged whole.
 
     References:
         Gulrajani & Lopez-Paz, "In search of lost domain generalization", ICLR 2021. Mao et al. (CAR-FT), table 2.
     """
+    if not 0 < val_share < 1:
+        raise SettingError(f"val_share is {val_share}; it must lie between 0 and 1. DomainBed holds back {DOMAIN_VAL_SHARE}.")
     domains = domains_of(dataset)
-    parts = tuple(Part(name, fold(dataset, domains, name, seed, val_share)) for name in domains)
+    contents = contents_of(domains)
+    parts = tuple(Part(name, fold(dataset, domains, contents, name, seed, val_share)) for name in domains)
     columns = [Column(name, (((name, f"shifts/{name}"),),)) for name in domains]
     average = Column(AVERAGE, (tuple(source for column in columns for source in column.sources[0]),))
     note = (
         f"Each of the {len(domains)} domains was held out in turn ({', '.join(domains)}); of the others {100 * val_share:g}% of each class "
-        f"were kept for validation, drawn with seed {seed}."
+        f"were kept for validation, drawn anew for each seed."
     )
-    return Protocol("domains", parts, (*columns, average), (note,))
+    return Protocol("domains", parts, (*columns, average), (note,), val_share=val_share)
 
 
 def cross(source: Dataset, targets: Sequence[Dataset]) -> Protocol:
@@ -329,11 +336,11 @@ def _distinct(datasets: Sequence[Dataset]) -> Sequence[Dataset]:
     for data in datasets:
         if data.name in ("report", ".", "..") or {"/", "\\"} & set(data.name):
             raise DataError(
-                f"{data.root} is called '{data.name}', which cannot be a folder's name here. Set another name in its dataset.toml."
+                f"{data.folder} is called '{data.name}', which cannot be a folder's name here. Set another name in its dataset.toml."
             )
     names = [data.name for data in datasets]
     if twice := {name for name in names if names.count(name) > 1}:
-        roots = " and ".join(str(data.root) for data in datasets if data.name in twice)
+        roots = " and ".join(str(data.folder) for data in datasets if data.name in twice)
         raise DataError(f'{roots} have one name, {min(twice)}. Give each its own: name = "..." in its dataset.toml.')
     return datasets
 
@@ -344,26 +351,30 @@ def _unseen_title(split: Split, dataset: Dataset) -> str:
 
 @dataclass(frozen=True)
 class Kind:
-    """How a protocol is made from data sets, numbers of shots and a seed, and how many data sets it takes (None: as many as wanted)."""
+    """How a protocol is made from `least` to `most` (None: any number of) data sets, numbers of shots, and seed and share of validation
+    images where it draws them; `usual` are seeds and steps where neither recipe nor user says any."""
 
-    make: Callable[[Sequence[Dataset], Sequence[int], int], Protocol]
+    make: Callable[[Sequence[Dataset], Sequence[int], tuple[int, float]], Protocol]
     least: int = 1
     most: int | None = 1
+    usual: Mapping[str, Any] = field(default_factory=dict)
 
 
 PROTOCOLS: dict[str, Kind] = {
-    "shift": Kind(lambda data, shots, seed: shift(data[0]).with_shots(shots)),
-    "context": Kind(lambda data, shots, seed: context(data[0]).with_shots(shots)),
-    "few-shot": Kind(lambda data, shots, seed: few_shots(data[0], shots)),
-    "base-to-new": Kind(lambda data, shots, seed: halves(data).with_shots(shots), most=None),
-    "domains": Kind(lambda data, shots, seed: leave_one_out(data[0], seed=seed).with_shots(shots)),
-    "cross": Kind(lambda data, shots, seed: cross(data[0], data[1:]).with_shots(shots), least=2, most=None),
-    "zeroshot-transfer": Kind(lambda data, shots, seed: zeroshot_transfer(data[0], data[1:]).with_shots(shots), least=2, most=None),
-    "transfer": Kind(lambda data, shots, seed: transfer(data).with_shots(shots), most=None),
+    "shift": Kind(lambda data, shots, draw: shift(data[0]).with_shots(shots)),
+    "context": Kind(lambda data, shots, draw: context(data[0]).with_shots(shots)),
+    "few-shot": Kind(lambda data, shots, draw: few_shots(data[0], shots)),
+    "base-to-new": Kind(lambda data, shots, draw: halves(data).with_shots(shots), most=None),
+    "domains": Kind(lambda data, shots, draw: leave_one_out(data[0], seed=draw[0], val_share=draw[1]).with_shots(shots), usual=DOMAINBED),
+    "cross": Kind(lambda data, shots, draw: cross(data[0], data[1:]).with_shots(shots), least=2, most=None),
+    "zeroshot-transfer": Kind(lambda data, shots, draw: zeroshot_transfer(data[0], data[1:]).with_shots(shots), least=2, most=None),
+    "transfer": Kind(lambda data, shots, draw: transfer(data).with_shots(shots), most=None),
 }
 
 
-def build(name: str, datasets: Sequence[Dataset], *, shots: Sequence[int] = (), seed: int = 0) -> Protocol:
+def build(
+    name: str, datasets: Sequence[Dataset], *, shots: Sequence[int] = (), seed: int = 0, val_share: float = DOMAIN_VAL_SHARE
+) -> Protocol:
     """A protocol of the table by its name, on data sets that are complete.
 
     Args:
@@ -371,7 +382,8 @@ def build(name: str, datasets: Sequence[Dataset], *, shots: Sequence[int] = (), 
         datasets: one, or for "cross" and "zeroshot-transfer" the one that is trained on and then the others, for "base-to-new" and
             "transfer" as many as are wanted.
         shots: images a class: the points of "few-shot"; one number for any other protocol, none for all images.
-        seed: of the validation images of "domains".
+        seed: of the validation images of "domains", and
+        val_share: how many of them there are.
 
     Raises:
         UnknownNameError: no such protocol.
@@ -384,4 +396,4 @@ def build(name: str, datasets: Sequence[Dataset], *, shots: Sequence[int] = (), 
     if len(datasets) < kind.least or (kind.most and len(datasets) > kind.most):
         wanted = f"{kind.least} data set{'s' * (kind.least > 1)}{'' if kind.most else ' or more'}"
         raise SettingError(f"{name} takes {wanted}; {len(datasets)} were given: {', '.join(data.name for data in datasets)}.")
-    return kind.make(datasets, shots, seed)
+    return kind.make(datasets, shots, (seed, val_share))

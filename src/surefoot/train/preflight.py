@@ -101,4 +101,6 @@ def _retrieve(dataset: Dataset) -> str:
 
 def _argument(dataset: Dataset) -> str:
     """What a command calls the data."""
+    if dataset.source:  # unpacked arrays, which are opened by name
+        return f"{dataset.name} --root {dataset.source}"
     return dataset.name if dataset.name in names() else str(dataset.root)

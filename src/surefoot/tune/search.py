@@ -13,6 +13,7 @@ import torch
 
 from surefoot import records
 from surefoot.compare import Plan, check_room
+from surefoot.data.draws import named, of_seed
 from surefoot.data.images import Budget, Images
 from surefoot.data.layout import Dataset
 from surefoot.data.subsets import few_shot
@@ -153,7 +154,9 @@ class _Search:
             raise SettingError(f"{name} trains nothing, so there is nothing to tune. Give a method that does, such as --method tp_ft.")
         self.space = checked_space(plan, name, default_space(plan, name) if space is None else space)
         self.seeds = plan.seeds[:num_seeds]
-        self.data_of = {one: few_shot(dataset, plan.shots, seed=one) if plan.shots else dataset for one in self.seeds}
+        own = {one: of_seed(dataset, one) for one in self.seeds}
+        self.data_of = {one: few_shot(data, plan.shots, seed=one) if plan.shots else data for one, data in own.items()}
+        self.draws = named(dataset, self.seeds)
         for one in self.seeds:
             preflight(plan.method_of(name), model, self.data_of[one], plan.training_of(name, one))
         size = sum(tensor.numel() * tensor.element_size() for tensor in model.state_dict().values())
@@ -192,6 +195,7 @@ class _Search:
             "method": self.name,
             "settings": plan.method_of(self.name).settings,
             "training": stated(plan.training_of(self.name, seed)),
+            **self.draws,
         }
         return records.settings_hash({**shape, **own, "seeds": self.seeds, "shots": plan.shots, "space": self.space, "seed": self.seed})
 

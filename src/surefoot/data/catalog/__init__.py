@@ -15,6 +15,7 @@ To add a set, write `src/surefoot/catalog/NAME.toml`; no code if one of the load
     metric = "accuracy"                           # what the papers report beside it: mean_per_class, macro_f1, worst_group
     val_share = 0.02                              # split off train; left out: the command's
     templates = "openai80"                        # or a list; left out: the prompts of [contexts]
+    clip_templates = ["a photo of my {}."]        # CLIP's own, where they are others: for templates=clip
     names = ["tench"]                             # what the classes are called, where the data only number them
     marks = ["list.json"]                         # files that only this layout has, where there are others
     package = "wilds"                             # what must be installed to read it, and the extra that brings it

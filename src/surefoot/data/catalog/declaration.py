@@ -66,6 +66,8 @@ class Declaration:
             found in train (in any domain) in sorted order.
         class_names: what a folder's class is called where `_` read as a space is not enough.
         templates: prompts, or the name of a set of them ("openai80"); the prompts of `contexts` if empty.
+        clip_templates: CLIP's own prompts for the set, from data/prompts.md of https://github.com/openai/CLIP, where they are others: taken
+            instead by the setting templates=clip.
         contexts: a prompt for each context, as `Dataset.contexts`.
         id_context: the context of train, val and test.
         metric: what the papers report beside accuracy.
@@ -91,6 +93,7 @@ class Declaration:
     labels: tuple[str, ...] | str = ()
     class_names: Mapping[str, str] = field(default_factory=dict)
     templates: tuple[str, ...] | str = ()
+    clip_templates: tuple[str, ...] = ()
     contexts: Mapping[str, str] = field(default_factory=dict)
     id_context: str | None = None
     metric: str = "accuracy"
@@ -220,7 +223,7 @@ def _consistent(path: Path, made: Declaration) -> Declaration:
     for part in made.parts:
         if made.loader != "domains" and part.name not in _SETS and not part.name.startswith(("shifts/", "unseen/")):
             problems.append(f"a part is called '{part.name}'; write train, val, test, shifts/<name> or unseen/<name>.")
-    for template in (*made.contexts.values(), *(made.templates if isinstance(made.templates, tuple) else ())):
+    for template in (*made.contexts.values(), *made.clip_templates, *(made.templates if isinstance(made.templates, tuple) else ())):
         try:
             check_template(template)
         except (SettingError, UnknownNameError) as error:

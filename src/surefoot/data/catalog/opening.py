@@ -10,17 +10,19 @@ from pathlib import Path
 from surefoot.data.catalog.checking import about_layouts, chosen, compared
 from surefoot.data.catalog.declaration import Declaration, declared
 from surefoot.data.catalog.loaders import LOADERS, Found
+from surefoot.data.catalog.loaders.found import moved
 from surefoot.data.findings import LEVELS, Finding
 from surefoot.data.layout import DEFAULT_TEMPLATES, Dataset
 from surefoot.errors import DataError, SettingError, unknown_name
 
 
-def open_declared(name: str, root: Path) -> Dataset:
+def open_declared(name: str, root: Path, templates: str = "own") -> Dataset:
     """A data set of the catalogue as it lies on disk; what it lacks but can do without, and what else to know, is in the notes.
 
     Args:
         name: in the catalogue.
         root: the folder that it lies in.
+        templates: "own", its usual prompts, or "clip", those of CLIP's authors where they have others for it; a note says which.
 
     Raises:
         UnknownNameError: the catalogue holds none of that name.
@@ -29,7 +31,13 @@ def open_declared(name: str, root: Path) -> Dataset:
         SettingError: a package is not installed; the extra is named.
     """
     declaration = declared(name)
-    return dataset_of(declaration, look(declaration, root))
+    found = dataset_of(declaration, look(declaration, root))
+    if templates != "clip":
+        return found
+    if not declaration.clip_templates:
+        return replace(found, notes=(*found.notes, f"CLIP has no prompts of its own for {name} that are others: the usual ones are taken."))
+    note = f"Prompts are CLIP's own for {name}, {len(declaration.clip_templates)} of them."
+    return replace(found, templates=declaration.clip_templates, notes=(*found.notes, note))
 
 
 def check(name: str, root: Path) -> list[Finding]:
@@ -52,6 +60,7 @@ def look(declaration: Declaration, root: Path) -> Found:
     found = LOADERS[taken.loader](taken, place)
     findings = [*found.findings, *about_layouts(declaration, taken, place), *compared(taken, found)]
     findings += [Finding("note", note) for note in taken.notes]
+    found = replace(found, places=moved(found.root, taken))
     return replace(found, findings=tuple(sorted(findings, key=lambda finding: LEVELS.index(finding.level))))
 
 
@@ -85,6 +94,9 @@ def dataset_of(declaration: Declaration, found: Found) -> Dataset:
         contexts=dict(declaration.contexts),
         id_context=declaration.id_context,
         metric=declaration.metric,
+        places=found.places,
+        source=found.source,
+        id_domain=declaration.parts[0].name if declaration.loader == "domains" else None,
         notes=tuple(finding.text for finding in found.findings),
     )
 

@@ -49,15 +49,16 @@ def load_arrays(declaration: Declaration, root: Path) -> Found:
         if part.reading not in READINGS:
             raise unknown_name(f"reading of {part.name} of {declaration.name}", part.reading, READINGS)
         try:
-            images, label = _checked(READINGS[part.reading](part, place, classes), len(classes.labels))
+            images, label = _checked(READINGS[part.reading](part, place, classes), len(classes.labels), _named(part, place))
         except (DataError, MissingDataError) as error:
             level = "warning" if part.optional else "error"
             findings.append(Finding(level, f"{part.name} cannot be read. {error} Get it from: {declaration.source_of(part)}."))
             continue
         paths = written(images, label, classes.labels, cache, part.name)
-        splits[part.name] = split = Split(part.name, tuple(paths), tuple(sorted(label.tolist())), classes.names)
+        file = _named(part, place)[0]
+        splits[part.name] = split = Split(part.name, tuple(paths), tuple(sorted(label.tolist())), classes.names, file=file)
         findings += without_images(part, split, range(len(classes.labels)), classes.names)
-    return Found(cache, classes, splits, tuple(findings))
+    return Found(cache, classes, splits, tuple(findings), source=root)
 
 
 def written(images: Images, label: NDArray[np.int64], labels: Sequence[str], cache: Path, name: str) -> list[Path]:
@@ -97,18 +98,22 @@ def _file(labels: Sequence[str], label: NDArray[np.int64], row: int) -> str:
     return f"{labels[label[row]]}/{row:05d}.png"
 
 
-def _checked(pictures: Pictures, num_classes: int) -> Pictures:
-    """The pictures themselves, if they are colour pictures with a class each."""
+def _named(part: Part, place: Path) -> list[str]:
+    """The files of a part, images first; its folder, where the images lie in several."""
+    files = [part.options[key] for key in ("file", "images", "labels") if key in part.options]
+    return [str(place / file) for file in files] or [str(place)]
+
+
+def _checked(pictures: Pictures, num_classes: int, files: Sequence[str]) -> Pictures:
+    """The pictures themselves, if they are colour pictures with a class each; `files` are what they were read from."""
     images, label = pictures
     if images.dtype != np.uint8 or len(images.shape) != 4 or images.shape[-1] != 3 or label.shape != images.shape[:1] or not len(label):
-        raise DataError(
-            f"It holds {images.dtype} images of the shape {images.shape} and labels of the shape {label.shape}, not uint8 images "
-            "[N, H, W, 3] and a label for each."
-        )
+        what = f"{images.dtype} images of the shape {images.shape} and labels of the shape {label.shape}"
+        raise DataError(f"{' and '.join(files)}: {what}; wanted are bytes, [N, height, width, 3] and [N].")
     if label.dtype.kind not in "biuf" or not (label == np.floor(label)).all():
-        raise DataError(f"It holds labels of the kind {label.dtype}, such as {label[0]}, not whole class numbers.")
+        raise DataError(f"{files[-1]} holds labels of the kind {label.dtype}, such as {label[0]}, not whole class numbers.")
     if label.min() < 0 or label.max() >= num_classes:
-        raise DataError(f"It holds classes {label.min()} to {label.max()}, not 0 to {num_classes - 1}.")
+        raise DataError(f"{files[-1]} holds classes {label.min()} to {label.max()}, not 0 to {num_classes - 1}.")
     return images, label.astype(np.int64)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from pathlib import Path
 
 from surefoot.data.catalog.declaration import Declaration, Part
@@ -60,7 +61,9 @@ def class_folders(part: Part, place: Path, classes: Classes) -> tuple[Split, lis
     row = classes.row
     there = [folder for folder in folders_in(place) if folder.name not in part.options.get("without", ())]
     folders = [(row[folder.name], folder) for folder in there if folder.name in row]
-    return _collected(part, place, classes, folders, chosen, strange=[folder.name for folder in there if folder.name not in row])
+    strange = [folder.name for folder in there if folder.name not in row]
+    split, findings = _collected(part, place, classes, folders, chosen, strange=strange)
+    return (replace(split, declared=tuple(chosen)) if "subset" in part.options else split), findings
 
 
 def numbered(part: Part, place: Path, classes: Classes) -> tuple[Split, list[Finding]]:

@@ -34,12 +34,16 @@ class Found:
         classes: of train.
         splits: those that are there.
         findings: what is missing or not as it should be.
+        places: see `moved`.
+        source: as `Dataset.source`.
     """
 
     root: Path
     classes: Classes
     splits: Mapping[str, Split]
     findings: tuple[Finding, ...] = ()
+    places: tuple[tuple[str, str], ...] = ()
+    source: Path | None = None
 
 
 Loader = Callable[[Declaration, Path], Found]
@@ -60,6 +64,12 @@ def classes_of(declaration: Declaration, found: Iterable[str] = ()) -> Classes:
 def place_of(root: Path, part: Part) -> Path | None:
     """The folder of a part, the first of its places that is there."""
     return next((root / place for place in part.place if (root / place).is_dir()), None)
+
+
+def moved(root: Path, declaration: Declaration) -> tuple[tuple[str, str], ...]:
+    """(place, first declared place) of each part that lies in another of its places."""
+    there = {place.relative_to(root).as_posix(): part.place[0] for part in declaration.parts if (place := place_of(root, part))}
+    return tuple((place, first) for place, first in there.items() if place != first)
 
 
 def missing(declaration: Declaration, root: Path, part: Part) -> Finding:
