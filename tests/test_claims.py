@@ -96,13 +96,17 @@ def test_a_point_without_answers_or_a_run_that_is_not_there_leaves_its_line_open
 
 
 def test_a_line_measured_before_stays_when_its_run_is_gone(tmp_path: Path) -> None:
-    write(tmp_path)
+    folder = tmp_path / "kept"
+    write(folder)
     asked = [{"paper": "P", "says": "S", "tests": [claim_on("test"), claim_on("hm")]}]
-    before = claims.lines(asked, {"curves": str(tmp_path)})
+    before = claims.lines(asked, {"curves": str(folder)})
     assert "–" not in "".join(before)
-    assert claims.lines(asked, {"curves": str(tmp_path / "gone")}, "\n".join(before)) == before
+    folder.rename(tmp_path / "gone")
+    assert claims.lines(asked, {"curves": str(folder)}, "\n".join(before)) == before
+    renamed = claims.lines(asked, {"curves": str(tmp_path / "other")}, "\n".join(before))
+    assert "".join(renamed).count("not measured yet") == 2, "what another run gave is not this run's"
     other = [{"paper": "P", "says": "S", "tests": [claim_on("unseen")]}]
-    assert claims.lines(other, {"curves": str(tmp_path / "gone")}, "\n".join(before))[-1].endswith("| – | not measured yet |")
+    assert claims.lines(other, {"curves": str(folder)}, "\n".join(before))[-1].endswith("| – | not measured yet |")
 
 
 def test_seeds_that_only_one_of_both_has_do_not_count(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from surefoot.protocols import Judge, Member
 from surefoot.protocols import judge as module
 from surefoot.protocols.common import CommonBlocks
 from surefoot.train import start_state
+from surefoot.weights import interpolate
 
 LAST = "visual.transformer.resblocks.1."
 
@@ -55,6 +56,13 @@ def test_depth_is_the_number_of_leading_blocks_that_did_not_move(name: str, dept
     assert common.depth({n: t + 1e-3 if n.startswith(name) else t for n, t in start.items()}) == depth
 
 
+@pytest.mark.parametrize("alpha", [k / 10 for k in range(11)])
+def test_a_point_of_a_frontier_shares_the_blocks_that_did_not_train(alpha: float, tiny_model: ImageTextModel) -> None:
+    start = tiny_model.weights()
+    end = {n: t + 0.1 if n.startswith(LAST) else t for n, t in start.items()}
+    assert CommonBlocks(tiny_model, start).depth(interpolate(start, end, alpha)) == (1 if alpha else 2)
+
+
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_features_from_the_first_block_that_moved_are_the_same_to_the_last_bit(precision: str, tiny_model: ImageTextModel) -> None:
     tiny_model.precision = precision  # type: ignore[assignment]
@@ -66,6 +74,10 @@ def test_features_from_the_first_block_that_moved_are_the_same_to_the_last_bit(p
         with counted(tiny_model) as seen:
             assert torch.equal(common.encode(images, "batch", 1), expected)
         assert seen == ([5, 5] if step == 0.1 else [0, 5])
+    with counted(tiny_model) as seen:
+        common.encode(images, "alone", 1, shared=False)
+        common.encode(images, "alone", 1)
+    assert seen == [10, 10], "nothing is kept for one alone"
     common.forget()
     with counted(tiny_model) as seen:
         other = common.encode(torch.randn(4, 3, 32, 32), "batch", 1)

@@ -74,20 +74,30 @@ def test_a_measurement_changes_no_weight_and_leaves_no_gradient(tiny_model: Imag
     assert all(p.grad is None for p in tiny_model.parameters())
 
 
+def pick(choices: dict[str, object], stage: int, model: ImageTextModel, training: Training, *, measure: bool = True) -> str | None:
+    return kernels.pick_attention(choices, stage, model, training, num_images=1000, measure=measure)
+
+
 def test_only_a_long_run_measures_and_what_it_found_stays(tiny_model: ImageTextModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    sizes = list[int]()
+    sizes, long = list[int](), kernels.LONG
     monkeypatch.setattr(kernels, "fastest_attention", lambda _, size: (sizes.append(size), "fused")[1])
     choices = dict[str, object]()
-    assert kernels.pick_attention(choices, 0, tiny_model, SHORT, kernels.LONG - 1) is None
-    assert kernels.pick_attention(choices, 0, tiny_model, Training(attention="math"), kernels.LONG) == "math"
+    assert pick(choices, 0, tiny_model, Training(steps=long - 1)) is None
+    assert pick(choices, 0, tiny_model, Training(steps=long, attention="math")) == "math"
+    assert pick(choices, 0, tiny_model, Training(steps=long), measure=False) is None, "begun with the usual one"
     assert (choices, sizes) == ({}, [])
-    assert kernels.pick_attention(choices, 0, tiny_model, Training(batch_size=64, chunk_size=16), kernels.LONG) == "fused"
-    assert kernels.pick_attention(choices, 1, tiny_model, Training(batch_size=64), kernels.LONG) == "fused"
-    assert (choices, sizes) == ({"attention, stage 1": "fused", "attention, stage 2": "fused"}, [16, 64])
-    kernels.pick_attention(choices, 0, tiny_model, Training(), kernels.LONG)
-    assert len(sizes) == 2, "what was measured before a resume is taken"
+    assert pick(choices, 0, tiny_model, Training(steps=long, batch_size=64, chunk_size=16)) == "fused"
+    assert pick(choices, 1, tiny_model, Training(steps=long, batch_size=64)) == "fused"
+    assert pick(choices, 2, tiny_model, Training(steps=long, batch_size=2000)) == "fused"
+    assert (list(choices.values()), sizes) == (["fused"] * 3, [16, 64, 1000])
+    assert list(choices) == [f"attention, stage {number}" for number in (1, 2, 3)]
+    monkeypatch.setattr(kernels, "num_processes", lambda: 2)
+    assert pick(choices, 0, tiny_model, Training(steps=long), measure=False) == "fused"
+    assert pick({}, 0, tiny_model, Training(steps=long)) is None
+    monkeypatch.undo()
+    assert len(sizes) == 3, "what was measured before a resume is taken"
     tiny_model.requires_grad_(False)
-    assert kernels.pick_attention({}, 0, tiny_model, Training(), kernels.LONG) is None
+    assert pick({}, 0, tiny_model, Training(steps=long)) is None
 
 
 def test_a_run_trains_with_its_kernel_and_says_so(
@@ -106,6 +116,11 @@ def test_a_run_trains_with_its_kernel_and_says_so(
     assert fitted.choices == {"attention, stage 1": "fused"}
     assert {kernel for kernel, training in during if training} == {"fused"}
     assert {kernel for kernel, training in during if not training} == {None}, "validation keeps the usual one"
+    for earlier, kernel in (({"attention, stage 1": "math", "stage 1": "l2"}, "math"), ({}, None)):
+        during.clear()
+        again = fit(get("tp_ft"), fresh(tiny_model), tiny_data, SHORT, kernels=earlier)
+        assert {kernel for kernel, training in during if training} == {kernel}, "trained again, it is the same run"
+        assert again.choices == ({"attention, stage 1": "math"} if earlier else {})
 
 
 def test_the_setting_is_checked_and_older_hashes_stay(tiny_model: ImageTextModel, tmp_path: Path) -> None:

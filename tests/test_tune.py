@@ -189,6 +189,19 @@ def test_a_diverging_trial_is_recorded(find: Callable[..., Tuned], tmp_path: Pat
         find(tmp_path / "all", trials=1, plan=replace(PLAN, training=replace(PLAN.training, learning_rate=0.5)))
 
 
+def test_each_trial_reads_images_as_its_settings_say(find: Callable[..., Tuned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, int | None, int]] = []
+
+    def noted(method: Any, model: Any, data: Any, training: Training, **options: Any) -> Fitted:  # noqa: ANN401
+        seen.append((training.decode, options["images"]._least, id(options["images"])))
+        return fit(method, model, data, training, **options)
+
+    monkeypatch.setattr(SEARCH, "fit", noted)
+    find(tmp_path, trials=2, space={"decode": OneOf(("full", "reduced"))})
+    assert {(decode, least) for decode, least, _ in seen} == {("full", None), ("reduced", 64)}
+    assert len({images for *_, images in seen}) == 2, "both seeds of a trial share what was read"
+
+
 def test_a_full_disk_is_no_failed_trial(find: Callable[..., Tuned], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def failing(*_: object, **__: object) -> Fitted:
         raise TrainingError("could not be written") from OSError("no space left")

@@ -31,7 +31,7 @@ from surefoot.report.table import header
 ROOT = Path(__file__).parents[2]
 STORED = tomllib.loads((Path(__file__).parent / "claims.toml").read_text(encoding="utf-8"))
 PAGE = ROOT / "docs" / "claims.md"
-OPEN = "–"
+OPEN, NOT_YET = "–", "not measured yet"
 
 
 def column_of(rows: Rows, name: str) -> str:
@@ -48,7 +48,7 @@ def measured(test: dict[str, Any], runs: dict[str, str]) -> Difference | str:
         try:
             rows.append(points_of(Path(runs[run]), rest) if "/" in split_row(rest)[1] else rows_of(f"{runs[run]}:{rest}"))
         except SurefootError:
-            return "not measured yet"
+            return NOT_YET
     try:
         return compare_rows(*in_common(*rows), [column_of(rows[0], test["on"])])[0]
     except SurefootError as error:
@@ -110,12 +110,12 @@ def name_of(text: str) -> str:
     return ", ".join([named, *([STORED["called"][run]] if run in STORED["called"] else [])])
 
 
-def standing(page: str) -> dict[tuple[str, str, str], tuple[str, str, str]]:
-    """{(claim, what a line says, short column): its cells} of the lines that the page holds, as measured before.
+def standing(page: str) -> dict[tuple[str, str, str, str], tuple[str, str, str]]:
+    """{(claim, what a line says, column, runs): its cells} of the lines that the page holds, as measured before.
 
     Examples:
-        >>> standing("| C | P | A more than B | Unseen | +1.0 [+0.5, +1.5] | holds, 3 seeds |")
-        {('C', 'A more than B', 'Unseen'): ('Unseen', '+1.0 [+0.5, +1.5]', 'holds, 3 seeds')}
+        >>> standing("| C | P | A more than B | Unseen | +1.0 [+0.5, +1.5] | holds, 3 seeds (table) |")
+        {('C', 'A more than B', 'Unseen', 'table'): ('Unseen', '+1.0 [+0.5, +1.5]', 'holds, 3 seeds (table)')}
     """
     found, claim = {}, ""
     for line in page.splitlines():
@@ -123,7 +123,7 @@ def standing(page: str) -> dict[tuple[str, str, str], tuple[str, str, str]]:
         if line.startswith("|") and len(row) == 6:
             claim = row[0] or claim
             if row[4] != OPEN:
-                found[claim, row[2], row[3]] = (row[3], row[4], row[5])
+                found[claim, row[2], row[3], row[5].rpartition("(")[2].rstrip(")")] = (row[3], row[4], row[5])
     return found
 
 
@@ -136,14 +136,14 @@ def lines(claims: list[dict[str, Any]], runs: dict[str, str], before: str = "") 
             found = measured(test, runs)
             sign = "more" if test["expect"] > 0 else "less"
             what = f"{name_of(test['a'])} {sign} than {name_of(test['b'])}"
+            of = " and ".join(dict.fromkeys(Path(runs[test[row].partition(":")[0]]).name for row in "ab"))
             if isinstance(found, str):
-                cells = known.get((claim["says"], what, header(test["on"])), (header(test["on"]), OPEN, found))
+                cells = (header(test["on"]), OPEN, found)
+                if found == NOT_YET:
+                    cells = known.get((claim["says"], what, header(test["on"]), of), cells)
             else:
-                cells = (
-                    header(found.on),
-                    found.points,
-                    f"{verdict(found, test['expect'])}, {found.num_seeds} seed{'s' * (found.num_seeds > 1)}",
-                )
+                count = f"{found.num_seeds} seed{'s' * (found.num_seeds > 1)}"
+                cells = (header(found.on), found.points, f"{verdict(found, test['expect'])}, {count} ({of})")
             first = (claim["says"], claim["paper"]) if number == 0 else ("", "")
             made.append("| " + " | ".join((*first, what, *cells)) + " |")
     return made
@@ -157,12 +157,18 @@ def curves(folder: Path) -> str | None:
     alphas = {method: {e.alpha for seed in runs.seeds(method) for e in runs.runs[method, seed].points.values()} for method in runs.methods}
     made = ["| | curve | points: ID / avg. shifts |", "|---|---|---|"]
     for method in (method for method in runs.methods if any(key[0] == method for key in runs.curves)):
-        points = {alpha: runs.at(method, alpha) for alpha in sorted(alphas[method] - {0.0})}
-        made.append(f"| {display_name(method)} | weights interpolated, alpha | {_points(points)} |")
-        for along in dict.fromkeys(key[2] for key in runs.curves if key[0] == method):
-            seeds = [runs.curves[key] for key in runs.curves if (key[0], key[2]) == (method, along)]
-            points = {at: [one[at] for one in seeds if at in one] for at in sorted(seeds[0]) if at or along == "visual"}
-            made.append(f"| {display_name(method)} | {NAMES.get(along, along)} | {_points(points)} |")
+        kinds = dict.fromkeys(key[2] for key in runs.curves if key[0] == method)
+        seeds = [seed for seed in runs.seeds(method) if all((method, seed, kind) in runs.curves for kind in kinds)]
+        if not seeds:
+            continue
+        name = f"{display_name(method)}, {len(seeds)} seed{'s' * (len(seeds) > 1)}"
+        points = {alpha: [e for e in runs.at(method, alpha) if e.seed in seeds] for alpha in sorted(alphas[method] - {0.0})}
+        made.append(f"| {name} | weights interpolated, alpha | {_points(points)} |")
+        for along in kinds:
+            of = [runs.curves[method, seed, along] for seed in seeds]
+            places = sorted({at for one in of for at in one if at or along == "visual"})
+            points = {at: [one[at] for one in of] for at in places if all(at in one for one in of)}
+            made.append(f"| {name} | {NAMES.get(along, along)} | {_points(points)} |")
     return "\n".join(made)
 
 

@@ -17,7 +17,7 @@ from surefoot.layers import set_checkpointing
 from surefoot.methods import get
 from surefoot.model import EMBEDDED, ImageTextModel, imagenet_class_names, load_model, templates_named
 from surefoot.objective import Batch, Forward, Moved
-from surefoot.precision import Precision
+from surefoot.precision import Precision, attention
 from surefoot.train import part, select, start_state
 from surefoot.train.loop import FUSED
 from surefoot.train.parameters import optimizer_groups, train_mode
@@ -74,7 +74,12 @@ class Ours:
         model: with its pre-trained weights; changed in place.
         chunk_size: images and texts encoded at a time; all at once if None.
         checkpointing: whether the towers' activations are computed anew.
+
+    Attributes:
+        kernel: of attention; None for the usual one.
     """
+
+    kernel: str | None = None
 
     def __init__(self, name: str, model: ImageTextModel, *, chunk_size: int | None = None, checkpointing: bool = False) -> None:
         self.model, self.chunk_size, self.stage = model, chunk_size, get(name).stages[-1]
@@ -108,7 +113,8 @@ class Ours:
         batch = of_needs(batch, self.stage.needs)
         chunks = Chunks(self.chunk_size)
         forward = Forward(self.model, self.head, batch, Moved(now, {}), None, self.reference, chunks=chunks, frozen_text=self.texts)
-        loss = self.stage.objective.total(self.stage.objective.values(forward))
-        self.optimizer.zero_grad(set_to_none=True)
-        forward.backward(loss)
+        with attention(self.kernel):
+            loss = self.stage.objective.total(self.stage.objective.values(forward))
+            self.optimizer.zero_grad(set_to_none=True)
+            forward.backward(loss)
         return loss.item()

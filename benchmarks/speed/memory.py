@@ -3,8 +3,8 @@
     python benchmarks/speed/memory.py
     python benchmarks/speed/memory.py --methods flyp,arf --batch-sizes 64 --out memory.json
 
-ViT-B/32 with random weights in float32, one step after one to warm up. The straightforward step is measured at a small batch alone: 512
-do not fit into the memory of a common machine. Peak of the process, the weights, moments and Python itself included.
+ViT-B/32 with random weights in float32, one step after one to warm up. The straightforward step is measured at the first, small batch
+alone. Peak of the process, the weights, moments and Python itself included.
 """
 
 from __future__ import annotations

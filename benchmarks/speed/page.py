@@ -42,8 +42,9 @@ def steps(made: Mapping[str, Any]) -> str:
             lines.append(f"| {model} | {display_name(name)} | {one['batch_size']} | {seconds} | {ratios} | {one['rate_share']:.0%} |")
     gaps = [one["apart"]["gradients"] for methods in made["models"].values() for one in methods.values()]
     formats = sorted({one["precision"] for methods in made["models"].values() for one in methods.values()})
+    kernels = " or ".join(sorted({one["attention"] for methods in made["models"].values() for one in methods.values()}))
     lines += ["", costs(made), "", f"The gradients of both ways are apart by {max(gaps):.0e} at most, relative to their length. "
-              f"\"All on\" is {' and '.join(formats)}. {made['repeats']} repeats; {machine(made)}."]  # fmt: skip
+              f"\"All on\" is {' and '.join(formats)}, attention by {kernels}. {made['repeats']} repeats; {machine(made)}."]  # fmt: skip
     return "\n".join(lines)
 
 

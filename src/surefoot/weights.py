@@ -32,8 +32,8 @@ def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], alpha: f
         SettingError: `alpha` is outside 0..1, or the two differ in names, shapes or dtypes.
 
     Relations:
-        alpha 0 is `start` and alpha 1 is `end`, bit for bit. For a linear head on a frozen tower this equals averaging the logits of the
-        two models with the same alpha.
+        alpha 0 is `start` and alpha 1 is `end`, bit for bit, and so is a tensor that both have alike. For a linear head on a frozen tower
+        this equals averaging the logits of the two models with the same alpha.
 
     Differences:
         The release computes integer buffers too, which turns them into floating ones; here they are copied. Its

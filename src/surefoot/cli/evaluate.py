@@ -35,7 +35,9 @@ def evaluate(
     out: Annotated[Path, typer.Option(help="Folder for records and the report.")] = Path("runs/evaluate"),
     all_images: Annotated[bool, typer.Option("--all-images", help="Judge train, val and test together: data never trained on.")] = False,
     corruptions: shared.Corruptions = None,
-    precision: shared.PrecisionOption = None,
+    precision: Annotated[
+        str | None, typer.Option(help="auto, fp32 or bf16. Default: fp32 for what was trained in it, auto for all else.")
+    ] = None,
     device: shared.Device = "auto",
     split_seed: shared.SplitSeed = 0,
     val_share: shared.ValShare = 0.15,
@@ -44,8 +46,10 @@ def evaluate(
 ) -> None:
     """Judge a fine-tuned model and its zero-shot start on a data set. Its own classes are answered by its head, others by their names."""
     shared.check_folder(out)
-    chosen = pick_precision("auto" if precision is None else precision, pick_device(device))
-    bundle = load_bundle(model, device=device, precision=chosen)
+    bundle = load_bundle(model, device=device)
+    trained_in = bundle.card.origin.get("settings", {}).get("precision")
+    chosen = pick_precision(precision or ("fp32" if trained_in == "fp32" else "auto"), pick_device(device))
+    bundle.model.precision = chosen
     options = DataOptions(
         data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable, root=root
     )  # fmt: skip

@@ -210,8 +210,14 @@ class Comparison:
         images = self.images.setdefault((paths, run.training.decode), training_images(paths, self.model, run.training, self.budget))
         return fit(
             run.method, self.model, run.data, run.training, start=self.start, images=images, budget=self.budget,
-            on_step=self.watcher.step, on_epoch=self.curves.recorder(run, self.start), resume=resume,
+            on_step=self.watcher.step, on_epoch=self.curves.recorder(run, self.start), resume=resume, kernels=self._kernels(run),
         )  # fmt: skip
+
+    def _kernels(self, run: Run) -> Mapping[str, Any] | None:
+        """What a run chose when it was trained before, so that trained again it is the same run; None if it never was."""
+        of = (run.method.name, run.training.seed, run.settings_hash)
+        trained = [record for record in records.read(self.folder) if isinstance(record, records.Trained)]
+        return next((record.choices for record in trained if (record.method, record.seed, record.settings_hash) == of), None)
 
     def _check_room(self) -> None:
         """Weights of every run that is not trained yet, and a checkpoint with the optimizer's moments beside them."""

@@ -50,16 +50,17 @@ class CommonBlocks:
         """Drop what was kept of a chunk of images."""
         self._entered = {}
 
-    def encode(self, image: Tensor, place: object, depth: int) -> Tensor:
+    def encode(self, image: Tensor, place: object, depth: int, *, shared: bool = True) -> Tensor:
         """f(x) [B, D] of images [B, 3, H, W] by the weights that the model holds.
 
         Args:
             image: the batch.
             place: which batch it is; the same for all weights.
             depth: of these weights, as `depth` gives it.
+            shared: whether others of this depth see the batch too; nothing is kept for one alone.
         """
         transformer = self._model.image_transformer
-        if transformer is None or not 0 < depth < self.num_blocks:
+        if transformer is None or not shared or not 0 < depth < self.num_blocks:
             return self._model.encode_image(image)
         known = self._entered.get((depth, place))
         with _entering(transformer, depth, known) as entered:
@@ -89,4 +90,4 @@ def _entering(transformer: nn.Module, depth: int, known: Tensor | None) -> Itera
 
 
 def _same(state: Mapping[str, Tensor], start: Mapping[str, Tensor], name: str) -> bool:
-    return name in state and torch.equal(state[name], start[name])
+    return name in state and torch.equal(state[name].cpu(), start[name].cpu())

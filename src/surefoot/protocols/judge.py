@@ -6,6 +6,7 @@ Any number of weights is judged in one pass over the images: each image is read,
 from __future__ import annotations
 
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -161,7 +162,8 @@ class Judge:
         """
         start: dict[_Place, Tensor] = self._start_features or {}
         heads: dict[int, _Heads] = {}
-        common, depths = CommonBlocks(self.model, part(self.start, "model")), dict[int, int]()
+        common = CommonBlocks(self.model, part(self.start, "model"))
+        depths = {number: common.depth(part(member.state(), "model")) for number, member in moved.items()}
         for chunk in self._chunks():
             if start is not self._start_features:
                 self._load(self.start)
@@ -171,10 +173,10 @@ class Judge:
             for number, member in moved.items():
                 self._load(state := member.state())
                 heads[number] = heads.get(number) or self._heads(member.method, state, loaded=True)
-                depth = depths[number] = depths[number] if number in depths else common.depth(part(state, "model"))
+                depth, shared = depths[number], Counter(depths.values())[depths[number]] > 1
                 for place, batch in chunk:
                     same = depth == common.num_blocks
-                    features = start[place].to(self.device) if same else common.encode(batch.to(self.device), place, depth)
+                    features = start[place].to(self.device) if same else common.encode(batch.to(self.device), place, depth, shared=shared)
                     self._tell(batch)
                     yield _Seen(number, *place, features, start[place], heads[number])
             common.forget()

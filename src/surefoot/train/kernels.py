@@ -22,29 +22,38 @@ LONG = 300
 """Steps from which on a measurement of a few steps is soon earned back."""
 MARGIN = 1.05
 """How many times faster another kernel must be to be taken in the place of the usual one."""
+KERNEL = "attention, "
+"""How the name of a choice among kernels begins."""
 _REPEATS = 3
 
 
-def pick_attention(choices: MutableMapping[str, Any], stage: int, model: ImageTextModel, training: Training, num_steps: int) -> str | None:
-    """The attention kernel that a stage trains with: the setting's; in a run of `LONG` steps and more the faster one, measured.
+def pick_attention(
+    choices: MutableMapping[str, Any], stage: int, model: ImageTextModel, training: Training, *, num_images: int, measure: bool
+) -> str | None:
+    """The attention kernel that a stage trains with: the setting's; on a CPU, in a run of `LONG` steps and more, the faster one, measured.
+
+    Elsewhere torch picks by the shape, and a kernel that keeps whole attention matrices might not fit into memory.
 
     Args:
         choices: of the run; what was measured is noted there, and what stands there from before a resume is taken.
         stage: its number, from 0.
         model: with what trains selected.
         training: of the stage.
-        num_steps: of the stage.
+        num_images: that it trains on.
+        measure: whether nothing was trained yet, by whatever kernel.
 
     Returns:
         "math" or "fused"; None for the usual one of the device.
     """
+    key, device = f"{KERNEL}stage {stage + 1}", next(model.parameters()).device
     if training.attention != "auto":
         return training.attention
-    if num_steps < LONG or num_processes() > 1 or not trains(model.clip, "visual") or has_batch_norm(model):
+    if key in choices:
+        return str(choices[key])
+    long = device.type == "cpu" and training.num_steps(num_images) >= LONG
+    if not long or not measure or num_processes() > 1 or not trains(model.clip, "visual") or has_batch_norm(model):
         return None
-    key = f"attention, stage {stage + 1}"
-    if key not in choices:
-        choices[key] = fastest_attention(model, min(training.batch_size, training.chunk_size or training.batch_size))
+    choices[key] = fastest_attention(model, min(training.batch_size, num_images, training.chunk_size or num_images))
     return str(choices[key])
 
 

@@ -13,7 +13,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from surefoot import adapters
 from surefoot.chunked import Chunks
@@ -32,13 +31,13 @@ from surefoot.train import checkpoint
 from surefoot.train.batches import PAIRS, batches, seed_dropout, training_images
 from surefoot.train.checkpoint import Progress
 from surefoot.train.keep import Keeper
-from surefoot.train.kernels import pick_attention
+from surefoot.train.kernels import KERNEL, pick_attention
 from surefoot.train.parallel import Steps
 from surefoot.train.parameters import TOWERS, Moving, moved_by, optimizer_groups, select, stage_identity, train_mode
 from surefoot.train.preflight import preflight
 from surefoot.train.reference import CONTEXTS, FrozenReference
 from surefoot.train.settings import Step, Training, schedule, settings_of
-from surefoot.train.state import State, pack, part, put, start_state, text_head
+from surefoot.train.state import State, pack, part, put, start_head, start_state, text_head
 from surefoot.train.texts import frozen_texts
 from surefoot.train.validate import Validation, encode_all
 
@@ -83,6 +82,7 @@ def fit(
     resume: Path | None = None,
     checkpoint_seconds: float = CHECKPOINT_SECONDS,
     clock: Clock | None = None,
+    kernels: Mapping[str, Any] | None = None,
 ) -> Fitted:
     """Train `method` from the model's current weights; leaves the model as it ends.
 
@@ -100,13 +100,15 @@ def fit(
         resume: a checkpoint file, written now and then; a run of the same settings that stands there goes on, to bit-identical weights.
         checkpoint_seconds: the least time between two checkpoints.
         clock: measures the parts of every step.
+        kernels: the `choices` of an earlier training of the same run, whose kernels are taken; none is measured then.
 
     Raises:
         SettingError: method, model, data and settings do not fit.
         TrainingError: the loss is not finite, or a checkpoint cannot be written.
     """
     preflight(method, model, dataset, training)
-    return _Run(method, model, dataset, training, start, images, budget, on_step, on_epoch, resume, checkpoint_seconds, clock).fit()
+    run = _Run(method, model, dataset, training, start, images, budget, on_step, on_epoch, resume, checkpoint_seconds, clock)
+    return run.fit(kernels)
 
 
 class _Run:
@@ -166,7 +168,9 @@ class _Run:
         settings = sorted(settings_of(self.method, self.training, self.model, self.dataset).items())
         return repr((settings, stages, self.training.seed, self.dataset.fingerprint(), weights.hexdigest()))
 
-    def fit(self) -> Fitted:
+    def fit(self, kernels: Mapping[str, Any] | None = None) -> Fitted:
+        self.measures = kernels is None
+        self.progress.choices |= {key: value for key, value in (kernels or {}).items() if key.startswith(KERNEL)}
         wait()  # nobody looks for a checkpoint that another process is still writing
         if self.path and (found := checkpoint.load(self.path, self.identity)):
             self.progress, self.saved = found
@@ -196,7 +200,7 @@ class _Run:
             moved = any(earlier.groups & TOWERS for earlier in self.method.stages[:number])
             self.before = self.model.weights() if moved and self.path else {}  # what earlier stages made of the towers
             self.progress.stage, self.progress.step, self.progress.scores, self.progress.epoch_losses = number, 0, {}, []
-            self.start_head(stage)
+            start_head(self.head, stage, self.start, self.training.seed)
         self.statistics = self.restart() if stage.restart else {}
         try:
             if not stage.groups & TOWERS:
@@ -226,15 +230,6 @@ class _Run:
         train_mode(self.model)
         if self.statistics:
             self.model.clip.get_submodule("visual").train()
-
-    def start_head(self, stage: Stage) -> None:
-        if stage.head == "zero_shot":
-            self.head.load_state_dict(part(self.start, "head"))
-        elif stage.head == "random":
-            generator = torch.Generator().manual_seed(self.training.seed)
-            direction = F.normalize(torch.randn(self.head.weight.shape, generator=generator), dim=-1)
-            length = self.start["head.weight"].norm(dim=-1, keepdim=True).mean()
-            self.head.load_state_dict({"weight": length * direction, "bias": torch.zeros(len(direction))})
 
     def run_cached(self, stage: Stage) -> None:
         """A stage that moves no tower: features once, then every candidate from the same start; ID validation keeps one."""
@@ -280,7 +275,9 @@ class _Run:
             self.put_back(moving, optimizer)
         total, per_epoch = training.num_steps(len(self.train_paths)), training.per_epoch(len(self.train_paths))
         self.train_mode()
-        kernel = None if cached else pick_attention(self.progress.choices, self.progress.stage, self.model, training, total)
+        first, num_images = self.measures and self.progress.step == 0, len(self.train_paths)
+        chosen = self.progress.choices
+        kernel = None if cached else pick_attention(chosen, self.progress.stage, self.model, training, num_images=num_images, measure=first)
         texts = frozen_texts(self.model, stage)
         given, begin = {"needs": stage.needs, "pair_images": self.pair_images}, self.progress.step
         with contextlib.closing(batches(self.dataset, source, self.model, training, **given, begin=begin)) as ready:  # type: ignore[arg-type]

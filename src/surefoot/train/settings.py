@@ -40,9 +40,10 @@ class Training:
             the whole batch, at the price of one more forward pass. None: all at once.
         checkpointing: keep no activations inside the blocks of the towers, and compute them again when they are needed.
         attention: the kernel of the towers' attention in training: "math" (matrix products) or "fused"; "auto" takes the usual one of the
-            device and, in a run of 300 steps and more, measures both at its start. They differ in rounding only.
+            device; on a CPU a run of 300 steps and more measures both at its start. They differ in rounding only.
         decode: training images in "full", or large JPEGs "reduced" to a half, a quarter or an eighth of their size where that leaves twice
-            the pixels that the model sees: several times faster, crops differ a little. Evaluation always decodes in full.
+            the pixels that the model sees: several times faster, crops differ a little. Evaluation decodes in full, and so do heads that
+            train on features.
         seed: of the order, the crops, the prompts drawn and a random head.
     """
 

@@ -6,10 +6,12 @@ from collections.abc import Mapping
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from surefoot.data.layout import Dataset
 from surefoot.heads import LinearHead, class_weight, prompt_embeddings
 from surefoot.model import ImageTextModel
+from surefoot.objective import Stage
 from surefoot.prompts import PromptTable
 
 State = dict[str, Tensor]
@@ -26,6 +28,17 @@ def text_head(model: ImageTextModel, dataset: Dataset) -> LinearHead:
 def start_state(model: ImageTextModel, dataset: Dataset) -> State:
     """theta_0: the model's weights under `model.`, and its zero-shot head times the scale under `head.`."""
     return pack(model, text_head(model, dataset))
+
+
+def start_head(head: LinearHead, stage: Stage, start: Mapping[str, Tensor], seed: int) -> None:
+    """Give a head what a stage starts from: the zero-shot head, random directions of its rows' length, or what stands in it."""
+    if stage.head == "zero_shot":
+        head.load_state_dict(part(start, "head"))
+    elif stage.head == "random":
+        generator = torch.Generator().manual_seed(seed)
+        direction = F.normalize(torch.randn(head.weight.shape, generator=generator), dim=-1)
+        length = start["head.weight"].norm(dim=-1, keepdim=True).mean()
+        head.load_state_dict({"weight": length * direction, "bias": torch.zeros(len(direction))})
 
 
 def pack(model: ImageTextModel, head: LinearHead) -> State:

@@ -167,11 +167,10 @@ class _Search:
         self.start = start_state(model, dataset)
         self.budget = Budget()
         by = plan.training_of(name, self.seeds[0]).select_by
-        self.images: dict[tuple[Path, ...], Images] = {}  # read once for all trials, and for all seeds that have the same
+        self.images: dict[tuple[tuple[Path, ...], str], Images] = {}  # read once for all trials, and for all seeds that have the same
         self.validation: dict[tuple[Path, ...], Validation] = {}
         for data in self.data_of.values():
-            train, val = data.split("train").paths, data.split("val").paths
-            self.images.setdefault(train, training_images(train, model, plan.training_of(name, self.seeds[0]), self.budget))
+            val = data.split("val").paths
             self.validation.setdefault(val, Validation(model, data, by, self.budget))
 
     def run(self, most: int | None, minutes: float | None, command: str) -> Tuned:
@@ -254,9 +253,11 @@ class _Search:
         """A run, and what ID validation says of the weights that it ended with, those of the kept epoch."""
         plan, data = with_settings(self.plan, self.name, settings), self.data_of[seed]
         self.model.load_weights(part(self.start, "model"))
+        training, paths = plan.training_of(self.name, seed), data.split("train").paths
+        images = self.images.setdefault((paths, training.decode), training_images(paths, self.model, training, self.budget))
         fitted = fit(
-            plan.method_of(self.name), self.model, data, plan.training_of(self.name, seed), start=self.start,
-            images=self.images[data.split("train").paths], on_step=self.watcher.step, resume=resume, checkpoint_seconds=CHECKPOINT_SECONDS,
+            plan.method_of(self.name), self.model, data, training, start=self.start,
+            images=images, on_step=self.watcher.step, resume=resume, checkpoint_seconds=CHECKPOINT_SECONDS,
             budget=replace(self.budget),  # what is left of it; images that a run keeps are gone when it ends
         )  # fmt: skip
         device = next(self.model.parameters()).device
