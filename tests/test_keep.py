@@ -147,7 +147,7 @@ def test_fit_opens_images_of_train_and_val_only(
     name: str, tiny_model: ImageTextModel, tiny_data: Dataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     opened: set[Path] = set()
-    monkeypatch.setattr(reading, "read_image", lambda path: (opened.add(path), read_image(path))[1])
+    monkeypatch.setattr(reading, "read_image", lambda path, *least: (opened.add(path), read_image(path, *least))[1])
     missing = {
         split: replace(tiny_data.split(split), paths=(Path("/nowhere.png"),)) for split in tiny_data.splits if split not in ("train", "val")
     }

@@ -14,6 +14,7 @@ from surefoot.data import Dataset
 from surefoot.errors import SettingError
 from surefoot.methods import get
 from surefoot.model import ImageTextModel
+from surefoot.objective import Batch, Forward
 from surefoot.precision import ATTENTION, attention
 from surefoot.train import Training, fit, kernels
 from surefoot.train.settings import settings_of
@@ -37,6 +38,19 @@ def test_the_kernel_that_is_named_computes(kernel: str | None, asks: bool, tiny_
     entered.clear()
     tiny_model.encode_image(torch.randn(2, 3, 32, 32))
     assert entered, "afterwards the usual one is back"
+
+
+@pytest.mark.parametrize(("name", "during"), [("fp32", "highest"), ("bf16", "highest"), ("tf32", "high")])
+def test_tf32_counts_in_the_towers_both_ways_and_nowhere_else(name: str, during: str, tiny_model: ImageTextModel) -> None:
+    tiny_model.precision, seen = name, list[str]()  # type: ignore[assignment]
+    block = tiny_model.clip.visual.transformer.resblocks[0]
+    block.register_forward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    block.register_full_backward_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    batch = Batch(torch.randn(2, 3, 32, 32), torch.tensor([0, 1]), {}, torch.empty(0))
+    forward = Forward(tiny_model, None, batch)
+    forward.backward(forward.image.sum())
+    assert seen == [during, during]
+    assert torch.get_float32_matmul_precision() == "highest"
 
 
 def test_both_kernels_give_the_same_gradients(tiny_model: ImageTextModel) -> None:

@@ -18,6 +18,7 @@ from surefoot.data.subsets import take
 from surefoot.errors import SettingError
 from surefoot.model import ImageTextModel
 from surefoot.objective import Method
+from surefoot.precision import Precision, matrix_products
 from surefoot.train import Training, fit, part, start_state
 from surefoot.train.parameters import TOWERS
 
@@ -137,15 +138,16 @@ def _flops(method: Method, model: ImageTextModel, dataset: Dataset, training: Tr
     return counted[1] - counted[0]
 
 
-def matmul_rate(device: torch.device, precision: str = "fp32") -> float:
+def matmul_rate(device: torch.device, precision: Precision = "fp32") -> float:
     """Floating-point operations a second of a product of two square matrices, the best of a few."""
     dtype = torch.bfloat16 if precision == "bf16" else torch.float32
     a = torch.randn(_MATRIX, _MATRIX, device=device, dtype=dtype)
     seconds = []
-    for _ in range(_REPEATS + 1):
-        began = time.perf_counter()
-        (a @ a)[0, 0].item()
-        seconds.append(time.perf_counter() - began)
+    with matrix_products(precision):
+        for _ in range(_REPEATS + 1):
+            began = time.perf_counter()
+            (a @ a)[0, 0].item()
+            seconds.append(time.perf_counter() - began)
     return 2.0 * _MATRIX**3 / min(seconds[1:])
 
 

@@ -18,7 +18,7 @@ from surefoot.errors import SettingError, unknown_name
 from surefoot.heads import LinearHead
 from surefoot.layers import trains
 from surefoot.model import ImageTextModel
-from surefoot.precision import kernel_context
+from surefoot.precision import kernel_context, matrix_products
 
 GROUPS = ("visual", "text", "logit_scale", "logit_bias", "head")
 _RANGE = re.compile(r"(visual|text)\[-?\d*(:-?\d*)?\]")
@@ -178,7 +178,7 @@ class Forward:
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of a loss made from these encodings, in every parameter that trains."""
-        with kernel_context(loss.device):
+        with kernel_context(loss.device), matrix_products(self._model.precision):
             loss.backward()  # type: ignore[no-untyped-call]
             self._chunks.backward()
 

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-Precision = Literal["fp32", "bf16"]
+Precision = Literal["fp32", "tf32", "bf16"]
 ATTENTION = ("math", "fused")
 """Attention written out as matrix products, or one of the fused kernels that torch picks by shape and device."""
 _chosen: ContextVar[str | None] = ContextVar("attention", default=None)
@@ -18,15 +18,28 @@ _chosen: ContextVar[str | None] = ContextVar("attention", default=None)
 
 @contextlib.contextmanager
 def precision_context(precision: Precision, device: torch.device) -> Iterator[None]:
-    """Run the towers in float32, or in bfloat16 where that is safe (weights, features and losses stay float32).
+    """Run the towers in float32, in float32 with TF32 matrix products, or in bfloat16 where that is safe.
 
-    Attention is that of `kernel_context`.
+    Weights, features and losses stay float32. Attention is that of `kernel_context`.
     """
     with contextlib.ExitStack() as stack:
+        stack.enter_context(matrix_products(precision))
         if precision == "bf16":
             stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16))
         stack.enter_context(kernel_context(device))
         yield
+
+
+@contextlib.contextmanager
+def matrix_products(precision: Precision) -> Iterator[None]:
+    """Let float32 matrices be multiplied in TF32 where the hardware has it, in all threads, while this is open with "tf32"."""
+    before = torch.get_float32_matmul_precision()
+    try:
+        if precision == "tf32":
+            torch.set_float32_matmul_precision("high")
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def usual_attention(device: torch.device) -> str:

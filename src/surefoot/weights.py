@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
+import torch
 from torch import Tensor
 
 from surefoot.errors import SettingError
@@ -60,10 +61,14 @@ def interpolate(start: Mapping[str, Tensor], end: Mapping[str, Tensor], alpha: f
     _check_same_layout(start, end)
     if alpha in (0, 1):
         return {name: (end if alpha else start)[name].clone() for name in start}
-    return {
-        name: (1 - alpha) * tensor + alpha * end[name] if tensor.is_floating_point() else end[name].clone()
-        for name, tensor in start.items()
-    }
+    return {name: _between(tensor, end[name], alpha) for name, tensor in start.items()}
+
+
+def _between(start: Tensor, end: Tensor, alpha: float) -> Tensor:
+    """What did not move stays, to the last bit, which (1 - alpha) t + alpha t is not; integers are taken from the end."""
+    if not start.is_floating_point() or torch.equal(start, end):
+        return end.clone()
+    return (1 - alpha) * start + alpha * end
 
 
 def uniform_soup(states: Sequence[Mapping[str, Tensor]]) -> dict[str, Tensor]:

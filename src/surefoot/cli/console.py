@@ -42,7 +42,7 @@ Model = Annotated[
     typer.Option(help="ARCH:TAG, ARCH:FILE@TAG, local-dir:FOLDER, hf-hub:NAME or iconclip. Default: ViT-B-32:laion2b_s34b_b79k."),
 ]
 Device = Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")]
-PrecisionOption = Annotated[str | None, typer.Option(help="auto (bf16 where the hardware has it), fp32 or bf16.")]
+PrecisionOption = Annotated[str | None, typer.Option(help="auto (bf16 where the hardware has it), fp32, tf32 or bf16.")]
 Set = Annotated[
     list[str] | None,
     typer.Option(

@@ -36,7 +36,7 @@ def evaluate(
     all_images: Annotated[bool, typer.Option("--all-images", help="Judge train, val and test together: data never trained on.")] = False,
     corruptions: shared.Corruptions = None,
     precision: Annotated[
-        str | None, typer.Option(help="auto, fp32 or bf16. Default: fp32 for what was trained in it, auto for all else.")
+        str | None, typer.Option(help="auto, fp32, tf32 or bf16. Default: that of its training, but auto for bf16.")
     ] = None,
     device: shared.Device = "auto",
     split_seed: shared.SplitSeed = 0,
@@ -48,7 +48,7 @@ def evaluate(
     shared.check_folder(out)
     bundle = load_bundle(model, device=device)
     trained_in = bundle.card.origin.get("settings", {}).get("precision")
-    chosen = pick_precision(precision or ("fp32" if trained_in == "fp32" else "auto"), pick_device(device))
+    chosen = pick_precision(precision or (trained_in if trained_in in ("fp32", "tf32") else "auto"), pick_device(device))
     bundle.model.precision = chosen
     options = DataOptions(
         data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable, root=root

@@ -13,7 +13,7 @@ from surefoot.clock import wait_for
 from surefoot.distributed import num_processes
 from surefoot.layers import trains
 from surefoot.model import ImageTextModel
-from surefoot.precision import ATTENTION, attention, kernel_context, usual_attention
+from surefoot.precision import ATTENTION, attention, kernel_context, matrix_products, usual_attention
 from surefoot.train.batches import image_size
 from surefoot.train.parameters import has_batch_norm
 from surefoot.train.settings import Training
@@ -83,6 +83,6 @@ def fastest_attention(model: ImageTextModel, batch_size: int) -> str:
 def forward_and_backward(model: ImageTextModel, image: torch.Tensor) -> None:
     """One pass of the image tower each way; no gradient stays."""
     features = model.encode_image(image)
-    with kernel_context(image.device):
+    with kernel_context(image.device), matrix_products(model.precision):
         features.sum().backward()  # type: ignore[no-untyped-call]
     model.zero_grad(set_to_none=True)
