@@ -127,6 +127,17 @@ def standing(page: str) -> dict[tuple[str, str, str, str], tuple[str, str, str]]
     return found
 
 
+def below_runs(folder: Path) -> str:
+    """A run's folder as the page names it.
+
+    Examples:
+        >>> below_runs(Path("/home/me/surefoot/runs/losses/iconshift")), below_runs(Path("/elsewhere/table"))
+        ('losses/iconshift', 'table')
+    """
+    beyond = folder.as_posix().rpartition("/runs/")[2]
+    return folder.name if beyond.startswith("/") else beyond
+
+
 def lines(claims: list[dict[str, Any]], runs: dict[str, str], before: str = "") -> list[str]:
     """The table: one line a test; one that cannot be measured now stays as it stands `before`."""
     known = standing(before)
@@ -136,7 +147,7 @@ def lines(claims: list[dict[str, Any]], runs: dict[str, str], before: str = "") 
             found = measured(test, runs)
             sign = "more" if test["expect"] > 0 else "less"
             what = f"{name_of(test['a'])} {sign} than {name_of(test['b'])}"
-            of = " and ".join(dict.fromkeys(Path(runs[test[row].partition(":")[0]]).name for row in "ab"))
+            of = " and ".join(dict.fromkeys(below_runs(Path(runs[test[row].partition(":")[0]])) for row in "ab"))
             if isinstance(found, str):
                 cells = (header(test["on"]), OPEN, found)
                 if found == NOT_YET:
