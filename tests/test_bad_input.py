@@ -198,7 +198,7 @@ SETTINGS = [
     (TRAINING, ["--set", "flip.epochs=3"], "Did you mean 'flyp'?"),
     (TRAINING, ["--set", "l2_sp.pul=0.1"], "Did you mean 'pull'?"),
     (TRAINING, ["--device", "gpu"], "The device 'gpu' is not available here"),
-    (TRAINING, ["--precision", "int8"], "precision is 'int8'; it must be one of auto, fp32, bf16"),
+    (TRAINING, ["--precision", "int8"], "precision is 'int8'; it must be one of auto, fp32, tf32, bf16"),
     (TRAINING, ["--recipe", "imagenot"], "Give a TOML file, or one of: arf/domainnet, "),
     (TRAINING, ["--out", "there/file"], "there/file is a file. Give another one by --out"),
     (TRAINING, ["--out", "there/file/run"], "there/file is a file. Give another one by --out"),

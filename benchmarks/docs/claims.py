@@ -131,7 +131,7 @@ def below_runs(folder: Path) -> str:
     """A run's folder as the page names it.
 
     Examples:
-        >>> below_runs(Path("/home/me/surefoot/runs/losses/iconshift")), below_runs(Path("/elsewhere/table"))
+        >>> below_runs(Path("/data/runs/losses/iconshift")), below_runs(Path("/elsewhere/table"))
         ('losses/iconshift', 'table')
     """
     beyond = folder.as_posix().rpartition("/runs/")[2]
