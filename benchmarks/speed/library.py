@@ -24,7 +24,7 @@ from surefoot.train.parameters import optimizer_groups, train_mode
 from surefoot.train.reference import FrozenReference
 from surefoot.train.texts import frozen_texts
 
-NUM_CLASSES = 100
+NUM_CLASSES = 20
 
 
 def built(name: str, precision: Precision = "fp32", *, seed: int = 0) -> ImageTextModel:
@@ -37,7 +37,7 @@ def built(name: str, precision: Precision = "fp32", *, seed: int = 0) -> ImageTe
 
 
 def dataset() -> Dataset:
-    """ImageNet's first 100 classes by name, with CLIP's 80 prompts; no image belongs to it."""
+    """ImageNet's first 20 classes by name, with CLIP's 80 prompts; no image belongs to it."""
     names = tuple(imagenet_class_names()[:NUM_CLASSES])
     train = Split("train", (Path(EMBEDDED),) * NUM_CLASSES, tuple(range(NUM_CLASSES)), names)
     return Dataset(EMBEDDED, "speed", names, {"train": train}, templates=tuple(templates_named("openai80")))
