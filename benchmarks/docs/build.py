@@ -24,8 +24,12 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from method_facts import facts, names, stored
 from run_results import Kind, Run, difference_label, differences, label, levels, open_run, results_of, title
 
+from surefoot.report.runs import display_name
+
 HERE = Path(__file__).parent
 DOCS = HERE.parents[1] / "docs"
+IMAGES = 3053
+"""Training images of IconShift."""
 OPEN, NOTHING = "not measured yet", "Not measured yet."
 BLOCK = re.compile(r"<!-- results: begin -->\n(.*?)\n<!-- results: end -->", re.S)
 CELL = "<!-- {key}: begin -->{text}<!-- {key}: end -->"
@@ -40,7 +44,26 @@ def pages(runs: Sequence[Run] = (), docs: Path = DOCS) -> dict[Path, str]:
     every = {name: facts(name) for name in names()}
     made = {docs / "methods" / f"{name}.md": method_page(fact, given[name], cost, runs, docs) for name, fact in every.items()}
     titles = {name: fact["title"] for name, fact in every.items()}
-    return made | {docs / "choosing.md": choosing(titles, runs, docs), docs / "papers.md": papers(runs, docs)}
+    return made | {docs / "choosing.md": choosing(titles, runs, docs), docs / "papers.md": papers(runs, docs), **table_page(cost, docs)}
+
+
+def table_page(cost: Mapping[str, Any], docs: Path) -> dict[Path, str]:
+    """docs/iconshift.md with what an epoch takes by each method, from step_cost.json."""
+    path = docs / "iconshift.md"
+    if not cost or not path.is_file():
+        return {}
+    steps = IMAGES // cost["batch_size"]
+    names = [name for name in cost["methods"] if name != "lp"]
+    lines = [
+        "| " + " | ".join(display_name(name) for name in names) + " |", "|" + "---:|" * len(names),
+        "| " + " | ".join(f"{steps * cost['methods'][name]['seconds']:.1f}" for name in names) + " |", "",
+        f"{steps} steps of {cost['batch_size']}, {cost['precision']}, {cost['machine']['cpu']}, {cost['machine']['threads']} threads; "
+        "validation not counted.",
+    ]  # fmt: skip
+    block = "<!-- epoch: begin -->\n{}\n<!-- epoch: end -->"
+    begin, end = (re.escape(part) for part in block.split("{}"))
+    text = path.read_text(encoding="utf-8")
+    return {path: re.sub(f"{begin}.*?{end}", lambda _: block.format("\n".join(lines)), text, flags=re.S)}
 
 
 def method_page(fact: Mapping[str, Any], page: Mapping[str, Any], cost: Mapping[str, Any], runs: Sequence[Run], docs: Path) -> str:

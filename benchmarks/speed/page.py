@@ -43,13 +43,19 @@ def steps(made: Mapping[str, Any]) -> str:
     gaps = [one["apart"]["gradients"] for methods in made["models"].values() for one in methods.values()]
     formats = sorted({one["precision"] for methods in made["models"].values() for one in methods.values()})
     kernels = " or ".join(sorted({one["attention"] for methods in made["models"].values() for one in methods.values()}))
-    lines += ["", costs(made), "", f"The gradients of both ways are apart by {max(gaps):.0e} at most, relative to their length. "
-              f"\"All on\" is {' and '.join(formats)}, attention by {kernels}. {made['repeats']} repeats; {machine(made)}."]  # fmt: skip
+    table = costs(made)
+    lines += ["", *([table, ""] if table else [])]
+    lines.append(
+        f"The gradients of both ways are apart by {max(gaps):.0e} at most, relative to their length. "
+        f'"All on" is {" and ".join(formats)}, attention by {kernels}. {made["repeats"]} repeats; {machine(made)}.'
+    )
     return "\n".join(lines)
 
 
 def costs(made: Mapping[str, Any]) -> str:
-    """What a step costs in steps of TP-FT."""
+    """What a step costs in steps of TP-FT; "" where TP-FT was not measured."""
+    if not any("tp_ft" in methods and len(methods) > 1 for methods in made["models"].values()):
+        return ""
     names = [name for name in next(iter(made["models"].values())) if name != "tp_ft"]
     lines = ["| in steps of TP-FT | " + " | ".join(map(display_name, names)) + " |", "|---|" + "---:|" * len(names)]
     for model, methods in made["models"].items():
