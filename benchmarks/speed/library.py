@@ -19,6 +19,7 @@ from surefoot.model import EMBEDDED, ImageTextModel, imagenet_class_names, load_
 from surefoot.objective import Batch, Forward, Moved
 from surefoot.precision import Precision, attention
 from surefoot.train import part, select, start_state
+from surefoot.train.batches import image_size
 from surefoot.train.loop import FUSED
 from surefoot.train.parameters import optimizer_groups, train_mode
 from surefoot.train.reference import FrozenReference
@@ -54,8 +55,7 @@ def batch_of(model: ImageTextModel, size: int, *, seed: int = 0) -> Batch:
     place = {text: row for row, text in enumerate(dict.fromkeys([*prompts, *captions, *pairs]))}
     fields = {"prompt": prompts, "caption": captions, "anchor_text": pairs}
     text = {name: torch.tensor([place[one] for one in texts]) for name, texts in fields.items()}
-    pixels = model.clip.visual.image_size
-    shape = (size, 3, *(pixels if isinstance(pixels, tuple) else (pixels, pixels)))
+    shape = (size, 3, *image_size(model))
     image, anchor = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
     return Batch(image, label, text, model.tokenize(list(place)), anchor_image=anchor)
 
