@@ -26,10 +26,11 @@ ROWS = [
         "distributed",
         "chunked",
         "clock",
+        "stopping",
     ],
     ["prompts", "model", "identity", "heads", "answers", "records", "data", "anchors"],
     ["objective", "methods"],
-    ["train", "protocols", "compare", "bundle", "soup", "predict", "advise", "tune", "bench"],
+    ["train", "protocols", "compare", "bundle", "soup", "predict", "advise", "tune", "bench", "watching"],
     ["job", "cookbook", "config", "report", "cli", "__main__"],
 ]
 ORDER = {name: (row, place) for row, names in enumerate(ROWS) for place, name in enumerate(names)}

@@ -140,13 +140,14 @@ def pick_precision(name: str, device: torch.device) -> Precision:
 
 @dataclass(frozen=True, kw_only=True)
 class Job:
-    """Data, model and plan of one folder of records."""
+    """Data, model and plan of one folder of records, and the boards that show how it goes on."""
 
     data: DataOptions
     model: str
     precision: str
     plan: Plan
     device: str = "auto"
+    watch: tuple[str, ...] = ()
 
     def load_model(self) -> ImageTextModel:
         """The pre-trained model on its device."""
@@ -191,7 +192,7 @@ class Job:
         if not isinstance(plan["methods"], tuple) or not all(isinstance(text, str) for text in texts):
             raise TypeError("model, precision, data and methods must be texts")
         made = Plan(**{**plan, "training": Training(**plan["training"])})
-        return cls(**{**stored, "data": _options(stored["data"]), "plan": made})
+        return cls(**{**stored, "data": _options(stored["data"]), "plan": made, "watch": tuple(stored.get("watch", ()))})
 
     def at(self, alphas: tuple[float, ...]) -> Job:
         """The same with other coefficients of WiSE-FT."""

@@ -8,6 +8,7 @@ import os
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from surefoot.errors import DataError
@@ -38,7 +39,7 @@ def writing(folder: Path, option: str, kept: str) -> Iterator[None]:
 
 
 @contextmanager
-def alone(folder: Path, command: str, option: str, kept: str) -> Iterator[None]:
+def alone(folder: Path, command: str, option: str, kept: str, *, doing: str | None = None) -> Iterator[None]:
     """The folder, made now, for this process alone among those of the same command; other commands write other files there.
 
     A file that names process and machine stands for it, and is taken away in the end. One that a process of this machine left behind, such
@@ -49,12 +50,13 @@ def alone(folder: Path, command: str, option: str, kept: str) -> Iterator[None]:
         command: such as "caption", of which only one runs at a time.
         option: how another place is named.
         kept: what is not lost.
+        doing: what others are told that is done, where one lock serves several commands; `command` otherwise.
 
     Raises:
         DataError: another process is at it, or may be; or the folder cannot be written.
     """
     lock = folder / f".{command}.lock"
-    own = json.dumps({"pid": os.getpid(), "host": socket.gethostname()})
+    own = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), **({"doing": doing} if doing else {})})
     with writing(folder, option, kept):
         while not _made(lock, own):
             _take_away(lock, command, option)
@@ -63,6 +65,25 @@ def alone(folder: Path, command: str, option: str, kept: str) -> Iterator[None]:
     finally:
         if _text(lock) == own:
             lock.unlink(missing_ok=True)
+
+
+@dataclass(frozen=True)
+class Holder:
+    """The process that a lock names: its number, its machine, and whether it runs, None if this machine cannot know."""
+
+    pid: int
+    host: str
+    runs: bool | None
+
+
+def holder(folder: Path, command: str) -> Holder | None:
+    """Who holds a folder for a command by `alone`; None if nobody does, or nobody that says its name."""
+    try:
+        owner = json.loads(_text(folder / f".{command}.lock") or "")
+        pid, host = int(owner["pid"]), str(owner["host"])
+    except (ValueError, TypeError, KeyError):
+        return None
+    return Holder(pid, host, pid == os.getpid() or _runs(pid) if host == socket.gethostname() else None)
 
 
 def _made(lock: Path, own: str) -> bool:
@@ -87,16 +108,16 @@ def _take_away(lock: Path, command: str, option: str) -> None:
         return
     try:
         owner = json.loads(text)
-        pid, host = int(owner["pid"]), str(owner["host"])
+        pid, host, doing = int(owner["pid"]), str(owner["host"]), str(owner.get("doing", command))
     except (ValueError, TypeError, KeyError):
-        pid, host = 0, ""
+        pid, host, doing = 0, "", command
     if pid > 0 and host == socket.gethostname() and not _runs(pid):
         if _moved_aside(lock, text):
             log.warning("%s was left behind by process %d, which is gone; it is taken over.", lock, pid)
         return
     who = f"process {pid} on {host}" if pid > 0 else "a process that does not say its name"
     raise DataError(
-        f"{lock.parent} is being written by another 'surefoot {command}': {who}. Wait until it ends, or name another place by {option}; "
+        f"{lock.parent} is being written by another 'surefoot {doing}': {who}. Wait until it ends, or name another place by {option}; "
         f"if it does not run any more, delete {lock}."
     )
 

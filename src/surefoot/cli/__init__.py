@@ -6,6 +6,9 @@ import errno
 import functools
 import logging
 import os
+import shlex
+import signal
+import sys
 from collections.abc import Callable
 from importlib.metadata import version
 from typing import Annotated, NoReturn
@@ -15,7 +18,7 @@ from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 
-from surefoot import distributed
+from surefoot import distributed, stopping
 from surefoot.cli import console as shared
 from surefoot.cli.bench import bench
 from surefoot.cli.caption import caption
@@ -34,11 +37,11 @@ from surefoot.cli.report import report
 from surefoot.cli.retrieve import retrieve
 from surefoot.cli.shards import shards
 from surefoot.cli.soup import soup
+from surefoot.cli.status import status
 from surefoot.cli.sweep import sweep
 from surefoot.cli.tune import tune
 from surefoot.errors import SettingError, SurefootError
 
-INTERRUPTED = 130  # 128 + SIGINT, as shells have it
 RESUME = (fit, compare, tune, frontier, caption, retrieve, shards, sweep, *COMMANDS)
 TOGETHER = (fit, compare, sweep, *COMMANDS)
 _FULL = {errno.ENOSPC, errno.EDQUOT}
@@ -68,6 +71,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     methods: "surefoot methods l2_sp",
     bench: "surefoot bench photos --method flyp --set batch_size=64",
     report: "surefoot report runs/iconshift",
+    status: "surefoot status runs/iconshift --follow",
     recipes: "surefoot recipes flyp/imagenet",
     sweep: "surefoot sweep iconshift --methods car_ft --over context_weight=0,0.5,1,2,5 --out runs/sweep",
     **COMMANDS,
@@ -88,7 +92,7 @@ def _root(
 
 
 def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
-    """The command, which Ctrl-C ends with a sentence and code 130 instead of a traceback."""
+    """The command, which Ctrl-C and SIGTERM end with a sentence, and with 128 plus the signal's number as shells have it."""
 
     @functools.wraps(command)
     def run(**given: object) -> None:
@@ -97,11 +101,19 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(**given)
         except KeyboardInterrupt as error:
-            kept = " What is finished is kept: the same command goes on from there." if command in RESUME else ""
-            Console(stderr=True).print(f"Interrupted.{kept}", soft_wrap=True)
-            raise typer.Exit(INTERRUPTED) from error
+            number = error.number if isinstance(error, stopping.Stopped) else signal.SIGINT
+            how = "Interrupted" if number == signal.SIGINT else f"Ended by {signal.Signals(number).name}"
+            kept = f" What is finished is kept: the same command goes on from there.\n{_again()}" if command in RESUME else ""
+            Console(stderr=True).print(escape(f"{how}.{kept}"), soft_wrap=True, highlight=False)
+            raise typer.Exit(128 + number) from error
 
     return run
+
+
+def _again() -> str:
+    """The command as it was typed."""
+    start = f"torchrun --nproc-per-node {os.environ.get('LOCAL_WORLD_SIZE', '1')} -m surefoot" if distributed.announced() else "surefoot"
+    return f"{start} {shlex.join(sys.argv[1:])}"
 
 
 def _check_together(command: Callable[..., None]) -> None:
@@ -120,7 +132,8 @@ def main() -> None:
     """Entry point: errors that Surefoot raises on purpose, and a disk that refuses, are printed and end with code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=Console(stderr=True), show_path=False)])
     try:
-        app()
+        with stopping.listening():
+            app()
     except SurefootError as error:
         _fail(str(error), error)
     except OSError as error:

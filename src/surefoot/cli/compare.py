@@ -5,6 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
+from surefoot.anchors.writing import alone
 from surefoot.cli import console as shared
 from surefoot.cli.display import Display
 from surefoot.cli.recipe import resolve
@@ -28,6 +30,7 @@ from surefoot.methods import ALL
 from surefoot.model import ImageTextModel, pick_device
 from surefoot.train.preflight import foreign_pairs, lacking
 from surefoot.tune.sampler import require_optuna
+from surefoot.watching import LOCK, Log, Together, boards, require
 
 Methods = Annotated[str | None, typer.Option(help="Comma-separated, or 'all'; see 'surefoot methods'.")]
 Seeds = Annotated[str | None, typer.Option(help="Comma-separated numbers, such as 0,1,2.")]
@@ -66,6 +69,7 @@ def compare(
     curves: Curves = None,
     trials: Trials = None,
     space: Space = None,
+    watch: shared.Watch = None,
     precision: shared.PrecisionOption = None,
     device: shared.Device = "auto",
     split_seed: shared.SplitSeed = 0,
@@ -75,7 +79,8 @@ def compare(
     set_: shared.Set = None,
 ) -> None:
     """Fine-tune by several methods and seeds, and show what each gains in distribution and costs elsewhere, along WiSE-FT's alpha."""
-    _check(out, device, trials)
+    watched = tuple(shared.names(watch) or ())
+    _check(out, device, trials, watched)
     kinds = kinds_of(shared.names(curves) or ())
     counts = list(dict.fromkeys(shared.numbers(shots, "--shots") or ()))
     shares = None if references is None else shared.fractions(references, "--references")
@@ -85,7 +90,7 @@ def compare(
         data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
         base_to_new=base_to_new, anchors=anchors, root=root, templates=settings.templates,
     )  # fmt: skip
-    job = Job(data=options, model=settings.model, precision=settings.precision, plan=settings.plan, device=device)
+    job = Job(data=options, model=settings.model, precision=settings.precision, plan=settings.plan, device=device, watch=watched)
     dataset = shared.opened(options)
     if set(job.plan.methods) == set(ALL):
         job = replace(job, plan=possible(job.plan, dataset, job.load_model))
@@ -93,8 +98,9 @@ def compare(
         run(own if trials is None else replace(own, plan=tuned_plan(own, dataset, folder, trials, space)), dataset, folder, kinds)
 
 
-def _check(out: Path, device: str, trials: int | None) -> None:
+def _check(out: Path, device: str, trials: int | None, watch: Sequence[str]) -> None:
     """What can be wrong before anything is read."""
+    require(watch)
     shared.check_folder(out)
     pick_device(device)
     if trials is not None:
@@ -137,14 +143,23 @@ def carry_out(
     job: Job, dataset: Dataset, folder: Path, files: Mapping[str, str] | None = None, *, curves: Sequence[str] = ()
 ) -> Comparison:
     """Train and judge with a display; `files` are written into the folder as soon as nothing is wrong with the job."""
-    display = Display()
-    comparison = Comparison(job.load_model(), dataset, job.plan, folder, display, curves=curves)
-    display.begin(comparison)
-    if is_first():
-        _write(job, folder, files or {})
-    with display.live:
-        comparison.run()
+    model, display, log = job.load_model(), Display(), Log(folder)
+    with ExitStack() as opened:
+        own = [log, *(opened.enter_context(board) for board in boards(job.watch, folder))] if is_first() else []
+        comparison = Comparison(model, dataset, job.plan, folder, Together([display, *own]), curves=curves)
+        display.begin(comparison)
+        if is_first():
+            opened.enter_context(alone(folder, LOCK, "--out", "what is finished is kept", doing=_typed()[0]))
+            _write(job, folder, files or {})
+            opened.enter_context(log.session(shlex.join(["surefoot", *_typed()])))
+        with display.live:
+            comparison.run()
     return comparison
+
+
+def _typed() -> list[str]:
+    """The command and its arguments."""
+    return sys.argv[1:] or ["command"]
 
 
 def _write(job: Job, folder: Path, files: Mapping[str, str]) -> None:

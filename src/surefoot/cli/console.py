@@ -62,6 +62,10 @@ Anchors = Annotated[
 SplitSeed = Annotated[int, typer.Option(help="Seed of the splits that are cut off train where the data have no val or test.")]
 ValShare = Annotated[float, typer.Option(help="Part of the images that becomes validation where the data have none.")]
 TestShare = Annotated[float, typer.Option(help="Part of the images that becomes test where the data have none.")]
+Watch = Annotated[
+    str | None,
+    typer.Option(help="Boards that show the runs as they go on: tensorboard, wandb (WANDB_MODE=offline for no network), comma-separated."),
+]
 SkipUnreadable = Annotated[bool, typer.Option("--skip-unreadable", help="Leave images out that cannot be read, and count them.")]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,6 +26,7 @@ from surefoot.job import DataOptions, Job
 from surefoot.methods import wise_ft
 from surefoot.model import pick_device
 from surefoot.train import start_state
+from surefoot.watching import require
 
 ADVICE = "advice.json"
 
@@ -53,6 +54,7 @@ def fit(
     minutes: Minutes = 120,
     seed: Seed = 0,
     recipe: shared.Recipe = None,
+    watch: shared.Watch = None,
     precision: shared.PrecisionOption = None,
     device: shared.Device = "auto",
     split_seed: shared.SplitSeed = 0,
@@ -63,7 +65,8 @@ def fit(
 ) -> None:
     """Fine-tune on a folder of images. OUT/model is the classifier, OUT/report what it gained and what it cost."""
     coefficient = _alpha(alpha, method)
-    _check(out, minutes, device)
+    watched = tuple(shared.names(watch) or ())
+    _check(out, minutes, device, watched)
     settings = resolve(data, recipe, set_, model=model, methods=None if method is None else [method], seeds=[seed], precision=precision)
     options = DataOptions(
         data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
@@ -72,7 +75,7 @@ def fit(
     if method is not None and not settings.plan.tuned:
         raise SettingError(f"{method} trains nothing, so there is nothing to fit. Give another --method, or leave it out.")
     plan = replace(settings.plan, alphas=tuple(sorted({*settings.plan.alphas, *([] if coefficient is None else [coefficient])})))
-    job = Job(data=options, model=settings.model, precision=settings.precision, plan=plan, device=device)
+    job = Job(data=options, model=settings.model, precision=settings.precision, plan=plan, device=device, watch=watched)
     dataset = shared.opened(options)
     own = sorted({*config.parse_assignments(set_ or []), *(config.read_recipe(recipe).get("training", {}) if recipe else ())})
     asked = {"data": dataset.fingerprint(), "method": method, "minutes": minutes, "given": own, "job": _asked(job)}
@@ -90,13 +93,15 @@ def fit(
 def _asked(job: Job) -> dict[str, Any]:
     """The job as it is compared with the one before; what was not known then is named where it is not as it was."""
     found: dict[str, Any] = json.loads(json.dumps(asdict(job)))
+    del found["watch"]
     if found["data"]["templates"] == "own":
         del found["data"]["templates"]
     return found
 
 
-def _check(out: Path, minutes: float, device: str) -> None:
+def _check(out: Path, minutes: float, device: str, watch: Sequence[str]) -> None:
     """What can be wrong before anything is read."""
+    require(watch)
     if not minutes > 0:
         raise SettingError(f"--minutes is {minutes:g}; it must be above 0, such as 120.")
     shared.check_folder(out)

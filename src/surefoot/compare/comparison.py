@@ -202,6 +202,7 @@ class Comparison:
             raise TrainingError(f"{path} cannot be read ({error}). Delete the file, and the run is trained again.") from error
         if not any(r == record for r in records.read(self.folder)):
             records.append(self.folder, record)
+        self.watcher.trained(record)
         return state, record.seconds
 
     def _fit(self, run: Run, resume: Path) -> Fitted:

@@ -92,6 +92,9 @@ class Watcher:
     def step(self, step: Step) -> None:
         """A training step is done."""
 
+    def trained(self, record: records.Trained) -> None:
+        """A run's training is finished, now or before."""
+
     def judged(self, num_images: int) -> None:
         """So many images were encoded for an evaluation."""
 

@@ -337,7 +337,7 @@ class _Run:
         progress.epoch_losses.append(loss)
         progress.seconds = time.monotonic() - self.began
         if self.on_step:
-            self.on_step(Step(progress.done, self.total, loss, progress.seconds, len(batch.label), cached))
+            self.on_step(Step(progress.done, self.total, loss, progress.seconds, len(batch.label), cached, progress.history))
 
     def end_epoch(self, moving: Moving, val_features: Tensor | None, epoch: int) -> None:
         features = self.validation.features() if val_features is None else val_features

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
 
@@ -117,7 +118,8 @@ def schedule(step: int, total: int, warmup: int) -> float:
 class Step:
     """What the loop tells after every step: its number, how many the run has, the loss, seconds so far, images in the step.
 
-    `cached` says that the step trained a head on stored features, which costs next to nothing.
+    `cached` says that the step trained a head on stored features, which costs next to nothing. `history` is what ID validation has said so
+    far, {"stage", "epoch", "loss", "val"} for each epoch before this one's end.
     """
 
     number: int
@@ -126,6 +128,7 @@ class Step:
     seconds: float
     num_images: int = 0
     cached: bool = False
+    history: Sequence[Mapping[str, float]] = ()
 
 
 def stated(training: Training) -> dict[str, object]:
