@@ -30,7 +30,7 @@ from surefoot.methods import ALL
 from surefoot.model import ImageTextModel, pick_device
 from surefoot.train.preflight import foreign_pairs, lacking
 from surefoot.tune.sampler import require_optuna
-from surefoot.watching import LOCK, Log, Together, boards, require
+from surefoot.watching import LOCK, Log, Together, boards
 
 Methods = Annotated[str | None, typer.Option(help="Comma-separated, or 'all'; see 'surefoot methods'.")]
 Seeds = Annotated[str | None, typer.Option(help="Comma-separated numbers, such as 0,1,2.")]
@@ -79,8 +79,7 @@ def compare(
     set_: shared.Set = None,
 ) -> None:
     """Fine-tune by several methods and seeds, and show what each gains in distribution and costs elsewhere, along WiSE-FT's alpha."""
-    watched = tuple(shared.names(watch) or ())
-    _check(out, device, trials, watched)
+    _check(out, device, trials)
     kinds = kinds_of(shared.names(curves) or ())
     counts = list(dict.fromkeys(shared.numbers(shots, "--shots") or ()))
     shares = None if references is None else shared.fractions(references, "--references")
@@ -90,7 +89,7 @@ def compare(
         data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
         base_to_new=base_to_new, anchors=anchors, root=root, templates=settings.templates,
     )  # fmt: skip
-    job = Job(data=options, model=settings.model, precision=settings.precision, plan=settings.plan, device=device, watch=watched)
+    job = shared.job(options, settings, device, watch)
     dataset = shared.opened(options)
     if set(job.plan.methods) == set(ALL):
         job = replace(job, plan=possible(job.plan, dataset, job.load_model))
@@ -98,9 +97,8 @@ def compare(
         run(own if trials is None else replace(own, plan=tuned_plan(own, dataset, folder, trials, space)), dataset, folder, kinds)
 
 
-def _check(out: Path, device: str, trials: int | None, watch: Sequence[str]) -> None:
+def _check(out: Path, device: str, trials: int | None) -> None:
     """What can be wrong before anything is read."""
-    require(watch)
     shared.check_folder(out)
     pick_device(device)
     if trials is not None:

@@ -15,9 +15,11 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from surefoot.config import Settings
 from surefoot.data import Dataset
 from surefoot.errors import SettingError
-from surefoot.job import DataOptions
+from surefoot.job import DataOptions, Job
+from surefoot.watching import require
 
 _COMMA = re.compile(r",(?![^\[\]]*\])")  # not one inside brackets, as in lp+l2=[1e-3,1e-4]
 _Number = TypeVar("_Number", int, float)
@@ -93,6 +95,17 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
 def names(text: str | None) -> list[str] | None:
     """The names of a comma-separated list; None if nothing was given."""
     return [name.strip() for name in _COMMA.split(text) if name.strip()] if text is not None else None
+
+
+def job(options: DataOptions, settings: Settings, device: str, watch: str | None) -> Job:
+    """What a command was asked for.
+
+    Raises:
+        SettingError: a board of `watch`, names with commas between, that is unknown or not installed.
+    """
+    boards = tuple(names(watch) or ())
+    require(boards)
+    return Job(data=options, model=settings.model, precision=settings.precision, plan=settings.plan, device=device, watch=boards)
 
 
 def numbers(text: str | None, option: str) -> list[int] | None:

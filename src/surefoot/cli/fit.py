@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,7 +26,6 @@ from surefoot.job import DataOptions, Job
 from surefoot.methods import wise_ft
 from surefoot.model import pick_device
 from surefoot.train import start_state
-from surefoot.watching import require
 
 ADVICE = "advice.json"
 
@@ -65,8 +64,7 @@ def fit(
 ) -> None:
     """Fine-tune on a folder of images. OUT/model is the classifier, OUT/report what it gained and what it cost."""
     coefficient = _alpha(alpha, method)
-    watched = tuple(shared.names(watch) or ())
-    _check(out, minutes, device, watched)
+    _check(out, minutes, device)
     settings = resolve(data, recipe, set_, model=model, methods=None if method is None else [method], seeds=[seed], precision=precision)
     options = DataOptions(
         data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
@@ -74,8 +72,7 @@ def fit(
     )  # fmt: skip
     if method is not None and not settings.plan.tuned:
         raise SettingError(f"{method} trains nothing, so there is nothing to fit. Give another --method, or leave it out.")
-    plan = replace(settings.plan, alphas=tuple(sorted({*settings.plan.alphas, *([] if coefficient is None else [coefficient])})))
-    job = Job(data=options, model=settings.model, precision=settings.precision, plan=plan, device=device, watch=watched)
+    job = _at(coefficient, shared.job(options, settings, device, watch))
     dataset = shared.opened(options)
     own = sorted({*config.parse_assignments(set_ or []), *(config.read_recipe(recipe).get("training", {}) if recipe else ())})
     asked = {"data": dataset.fingerprint(), "method": method, "minutes": minutes, "given": own, "job": _asked(job)}
@@ -83,11 +80,16 @@ def fit(
     for sentence in advice["reasons"]:
         shared.console.print(f"- {escape(sentence)}", soft_wrap=True)
     times = f"Training takes about {duration(advice['seconds'])} and {advice['bytes'] / 1e9:.1f} GB of memory"
-    shared.console.print(f"- {times}, judging {len(plan.all_alphas)} alphas about {duration(advice.get('judging', 0.0))}.")
+    shared.console.print(f"- {times}, judging {len(job.plan.all_alphas)} alphas about {duration(advice.get('judging', 0.0))}.")
     comparison = carry_out(_with(job, advice), dataset, out, {ADVICE: json.dumps({"asked": asked, **advice}, indent=1) + "\n"})
     _write_model(comparison, out, coefficient)
     write_report(out)
     shared.console.print(f"Try: surefoot predict {escape(str(out))} IMAGE", soft_wrap=True)
+
+
+def _at(coefficient: float | None, job: Job) -> Job:
+    """The job with a coefficient among those that are judged."""
+    return job if coefficient is None else job.at(tuple(sorted({*job.plan.alphas, coefficient})))
 
 
 def _asked(job: Job) -> dict[str, Any]:
@@ -99,9 +101,8 @@ def _asked(job: Job) -> dict[str, Any]:
     return found
 
 
-def _check(out: Path, minutes: float, device: str, watch: Sequence[str]) -> None:
+def _check(out: Path, minutes: float, device: str) -> None:
     """What can be wrong before anything is read."""
-    require(watch)
     if not minutes > 0:
         raise SettingError(f"--minutes is {minutes:g}; it must be above 0, such as 120.")
     shared.check_folder(out)

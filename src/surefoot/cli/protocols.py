@@ -27,7 +27,6 @@ from surefoot.methods import ALL
 from surefoot.model import pick_device
 from surefoot.protocols.parts import DOMAIN_VAL_SHARE, PROTOCOLS, Part, Protocol, build
 from surefoot.tune.sampler import require_optuna
-from surefoot.watching import require
 
 SUMMARIES = {
     "shift": "ID, every shift and their means: the table of the papers on robustness.",
@@ -97,7 +96,6 @@ def command(name: str) -> Callable[..., None]:
         skip_unreadable: shared.SkipUnreadable = False,
         set_: shared.Set = None,
     ) -> None:
-        require(watched := tuple(shared.names(watch) or ()))
         shared.check_folder(out)
         pick_device(device)
         if domains and test_share is not None:
@@ -109,9 +107,8 @@ def command(name: str) -> Callable[..., None]:
             data=data[0], root=root, split_seed=split_seed, skip_unreadable=skip_unreadable, fewer=fewer, templates=settings.templates,
             val_share=VAL_SHARE if domains else val_share, test_share=TEST_SHARE if test_share is None else test_share,
         )  # fmt: skip
-        job = Job(data=options, model=settings.model, precision=settings.precision, plan=settings.plan, device=device, watch=watched)
-        numbers, own = shared.numbers(shots, "--shots") or (), [replace(options, data=one) for one in data]
-        _run(name, own, job, numbers, out, trials, space, val_share if domains else DOMAIN_VAL_SHARE)
+        job, own = shared.job(options, settings, device, watch), [replace(options, data=one) for one in data]
+        _run(name, own, job, shared.numbers(shots, "--shots") or (), out, trials, space, val_share if domains else DOMAIN_VAL_SHARE)
 
     run.__name__, run.__doc__ = name, SUMMARIES[name]
     return run

@@ -14,10 +14,9 @@ from surefoot.cli.protocols import Alphas, Fewer, carry_through
 from surefoot.cli.recipe import resolve
 from surefoot.config import parse_assignments
 from surefoot.errors import SettingError
-from surefoot.job import DataOptions, Job
+from surefoot.job import DataOptions
 from surefoot.model import pick_device
 from surefoot.protocols import parts
-from surefoot.watching import require
 
 SHOTS = "shots"
 Over = Annotated[
@@ -49,7 +48,6 @@ def sweep(
     set_: shared.Set = None,
 ) -> None:
     """One setting at several values, every method and seed at each: curves with spreads for ID, shifts and unseen classes."""
-    require(watched := tuple(shared.names(watch) or ()))
     shared.check_folder(out)
     pick_device(device)
     given = {"model": model, "precision": precision, "methods": shared.names(methods), "seeds": shared.numbers(seeds, "--seeds")}
@@ -62,7 +60,7 @@ def sweep(
     key, values = swept(over, settings.plan.tuned, lambda more: resolve(data, recipe, [*(set_ or ()), *more], **given))
     if key == SHOTS and shots is not None:
         raise SettingError(f"--over {over} sets the images a class, and so does --shots {shots}. Leave --shots out.")
-    job = Job(data=options, model=settings.model, precision=settings.precision, plan=settings.plan, device=device, watch=watched)
+    job = shared.job(options, settings, device, watch)
     dataset = shared.opened(options)
     swept_parts = (
         parts.few_shots(dataset, values) if key == SHOTS else parts.sweep(dataset, key, values).with_shots([shots] if shots else [])
