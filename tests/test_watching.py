@@ -249,3 +249,15 @@ def test_a_signal_waits_for_whoever_defers_it_and_a_second_one_does_not() -> Non
             os.kill(os.getpid(), signal.SIGTERM)
             time.sleep(1)
     assert signal.getsignal(signal.SIGTERM) != signal.getsignal(signal.SIGINT)
+
+
+def test_a_signal_that_was_to_be_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with stopping.listening(), stopping.deferred() as asked:
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(0.1)
+            assert asked() is None
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -46,12 +46,13 @@ _asked = _Asked()
 def listening() -> Iterator[None]:
     """While this is open, SIGTERM and Ctrl-C raise `Stopped`, at once or, within `deferred`, when asked for.
 
-    Python lets the main thread alone hear of signals; on any other thread nothing changes.
+    Python lets the main thread alone hear of signals; on any other thread nothing changes. A signal that whoever started the process told
+    it to ignore, as `nohup` and a shell's `&` do, stays ignored.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _asked.hear) for number in SIGNALS}
+    before = {number: signal.signal(number, _asked.hear) for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN}
     _asked.waiting = None
     try:
         yield
