@@ -17,7 +17,7 @@ from exports import card_answers, classifier, photographs
 from surefoot import records
 from surefoot.bundle import load_bundle
 from surefoot.cli.evaluate import _judged
-from surefoot.data import open_dataset, read_image
+from surefoot.data import load, read_image
 from surefoot.data.subsets import whole
 from surefoot.errors import ModelError
 from surefoot.export import export, onnx_files
@@ -63,7 +63,7 @@ def test_the_code_in_the_card_answers_as_the_model_and_as_evaluate(
     expected = torch.cat([bundle.classifier()(bundle.model.preprocess(read_image(path))[None]) for path in paths])
     found = list(card_answers(exported[method], paths))
     torch.testing.assert_close(torch.stack([p for _, p in found]), expected, atol=1e-5, rtol=0)
-    data = whole(open_dataset(photos))
+    data = whole(load(photos))
     judged = _judged(bundle, load_model(bundle.card.base), data, None)[1].answers["test"]
     answered = dict(zip(paths, [name for name, _ in found], strict=True))
     assert [answered[path] for path in data.split("test").paths] == [data.class_names[k] for k in judged.prediction]
