@@ -30,12 +30,13 @@ def classifier(folder: Path, model: ImageTextModel, data: Dataset, name: str) ->
         key: value + 0.3 * value.std() * torch.randn(value.shape, generator=generator) if value.ndim > 1 else value
         for key, value in state.items()
     }
-    moved["model.logit_scale"] = torch.tensor(5.0)
+    moved["model.logit_scale"] = torch.tensor(3.0)
     model.load_weights({key.removeprefix("model."): value for key, value in moved.items() if key.startswith("model.")})
-    with torch.no_grad():  # a head that looks away from what all images share, so that it tells them apart
+    with torch.no_grad():  # image features lose what all images share, so that images are told apart
         common = model.encode_image(torch.stack([model.preprocess(draw("bar", number, "red")) for number in range(7)])).mean(0)
-    head = torch.randn(moved["head.weight"].shape, generator=generator)
-    moved["head.weight"] = 30 * (head - (head @ common)[:, None] * common / (common @ common))
+    proj = moved["model.visual.proj"]
+    moved["model.visual.proj"] = proj - (proj @ common)[:, None] * common / (common @ common)
+    moved["head.weight"] = 4 * torch.randn(moved["head.weight"].shape, generator=generator)
     moved["head.bias"] = torch.tensor([0.1, -0.3, 0.2])
     save_bundle(folder, model, moved, data, get(name), 0.7, seed=3, settings={"learning_rate": 1e-3}, data="d", weights="w")
     return folder

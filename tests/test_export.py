@@ -89,7 +89,7 @@ def test_the_code_in_open_clips_card_answers_as_the_model(
     exported: dict[tuple[str, str], Path], made: dict[str, Path], photos: Path, method: str
 ) -> None:
     expected = own(made[method], photos)
-    assert float(expected.std(0).max()) > {"tp_ft": 0.05, "flyp": 0.002}[method], "photographs that are told apart"
+    assert float(expected.std(0).max()) > 0.05, "photographs that are told apart"
     found = list(card_answers(exported["open_clip", method], paths(photos)))
     torch.testing.assert_close(torch.stack([p for _, p in found]), expected, atol=1e-6, rtol=0)
     names = load_bundle(made[method], device="cpu").card.class_names

@@ -295,6 +295,13 @@ def test_every_way_to_call_something_is_refused(data: bytes) -> None:
         Machine({}, lambda _: None).load(data)
 
 
+@pytest.mark.parametrize("named", [os.system, eval, getattr, __import__], ids=lambda one: one.__name__)
+def test_what_belongs_into_no_model_may_not_even_be_named(named: Callable[..., object]) -> None:
+    for protocol in range(6):
+        with pytest.raises(DataError, match=f"names '.*{named.__name__}'"):
+            Machine({}, lambda _: None).load(pickle.dumps({"x": named}, protocol))
+
+
 @pytest.mark.parametrize("protocol", [2, 3, 4, 5])
 def test_plain_values_are_what_the_unpickler_makes_of_them(protocol: int) -> None:
     from collections import OrderedDict, defaultdict

@@ -155,6 +155,10 @@ def main() -> None:
             found["what answers", "onnxruntime"] = by_card(export(given.model, "onnx", root / "onnx"), paths)
     print(f"{len(labels)} test images of IconShift, {len(bundle.card.class_names)} classes, {bundle.card.method}\n")
     print(table(found, labels, benchmark))
+    alike = sum(a == b for a, b in zip(found["what answers", "surefoot"], found["all prompts", "surefoot"], strict=True))
+    print(
+        f"\nWhat answers and all prompts through the text tower agree on {alike} of {len(labels)}; above, only the rest tells them apart."
+    )
 
 
 if __name__ == "__main__":
