@@ -27,11 +27,12 @@ ROWS = [
         "chunked",
         "clock",
         "stopping",
+        "folders",
     ],
     ["prompts", "model", "identity", "heads", "answers", "records", "data", "anchors"],
     ["objective", "methods"],
     ["train", "protocols", "compare", "bundle", "soup", "predict", "advise", "tune", "bench", "watching"],
-    ["job", "cookbook", "config", "report", "cli", "__main__"],
+    ["job", "cookbook", "config", "report", "export", "foreign", "cli", "__main__"],
 ]
 ORDER = {name: (row, place) for row, names in enumerate(ROWS) for place, name in enumerate(names)}
 FILES = sorted(SOURCE.rglob("*.py"))

@@ -1,6 +1,6 @@
-"""CLIP folders of the transformers library, read as open_clip's: configuration, preprocessing and weights under open_clip's names.
+"""CLIP folders of the transformers library, read as open_clip's, and the way back: configuration, preprocessing and names of weights.
 
-Only files are read; the transformers library is not needed. What open_clip cannot compute in the same way is refused.
+Only files are read; the transformers library is not needed. What one of the two cannot compute in the same way is refused.
 """
 
 from __future__ import annotations
@@ -35,6 +35,13 @@ _PREPROCESSING: dict[str, Any] = {
     "image_mean": [0.48145466, 0.4578275, 0.40821073], "image_std": [0.26862954, 0.26130258, 0.27577711],
 }  # fmt: skip
 _INTERPOLATION = {2: "bilinear", 3: "bicubic"}
+# open_clip's settings that have a counterpart, or none that an answer depends on; the values of others that are what transformers does
+_BOTH = {"layers", "width", "mlp_ratio", "norm_kwargs", "output_tokens", "patch_dropout"}
+_KNOWN = {
+    "vision_cfg": _BOTH | {"head_width", "image_size", "patch_size"},
+    "text_cfg": _BOTH | {"context_length", "vocab_size", "heads", "pad_id", "eos_id"},
+}
+_SAME = {"pool_type": ("tok", "argmax"), "pos_embed_type": ("learnable",), "proj_type": ("linear",), "block_type": ("default",)}
 _NAMES = (
     ("vision_model.embeddings.class_embedding", "visual.class_embedding"),
     ("vision_model.embeddings.patch_embedding.", "visual.conv1."),
@@ -190,6 +197,116 @@ def rename(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
             name = name.replace(theirs, ours)
         weights[name] = tensor.T if name in ("visual.proj", "text_projection") else tensor
     return weights
+
+
+def to_config(model_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of a CLIP's config.json, of open_clip's model_cfg: the inverse of `model_config`.
+
+    Raises:
+        ModelError: a part that CLIPModel of transformers does not have.
+
+    Examples:
+        >>> to_config({"embed_dim": 512, "vision_cfg": {"patch_size": 16}, "text_cfg": {"heads": 4}})["vision_config"]["patch_size"]
+        16
+    """
+    rest = {key: value for key, value in model_cfg.items() if key not in _KNOWN}
+    known = {"model_cfg": {"embed_dim", "quick_gelu", "init_logit_scale"}} | _KNOWN
+    for where, given in (("model_cfg", rest), *((where, model_cfg[where]) for where in _KNOWN)):
+        if other := {k: v for k, v in given.items() if k not in known[where] and v and v not in _SAME.get(k, ())}:
+            raise ModelError(f"{where} holds {other}, which CLIPModel of transformers does not have.")
+    vision, text = model_cfg["vision_cfg"], model_cfg["text_cfg"]
+    sizes = [vision.get("layers", 12), _one(vision.get("image_size", 224)), _one(vision.get("patch_size", 16))]
+    if not all(isinstance(size, int) for size in sizes):
+        raise ModelError(
+            f"vision_cfg holds the layers, image size and patch size {sizes}; CLIPModel of transformers has a ViT and square images."
+        )
+    activation, width = "quick_gelu" if model_cfg.get("quick_gelu") else "gelu", vision.get("width", 768)
+    image = {
+        "image_size": sizes[1], "patch_size": sizes[2], "num_attention_heads": width // vision.get("head_width", 64), "num_channels": 3,
+    }  # fmt: skip
+    words = {
+        "max_position_embeddings": text.get("context_length", 77), "vocab_size": text.get("vocab_size", VOCABULARY),
+        "num_attention_heads": text.get("heads", 8), "bos_token_id": END_OF_TEXT - 1, "eos_token_id": END_OF_TEXT,
+        "pad_token_id": END_OF_TEXT,
+    }  # fmt: skip
+    return {
+        "architectures": ["CLIPModel"],
+        "model_type": "clip",
+        "projection_dim": model_cfg["embed_dim"],
+        "text_config": words | _sizes(text, 512) | {"hidden_act": activation, "model_type": "clip_text_model"},
+        "vision_config": image | _sizes(vision, 768) | {"hidden_act": activation, "model_type": "clip_vision_model"},
+    }
+
+
+def _one(size: Any) -> Any:  # noqa: ANN401
+    """The side of a square that is given as a pair."""
+    return size[0] if isinstance(size, list | tuple) and len(size) == 2 and size[0] == size[1] else size
+
+
+def _sizes(tower: Mapping[str, Any], usual: int) -> dict[str, Any]:
+    width = tower.get("width", usual)
+    return {
+        "hidden_size": width,
+        "intermediate_size": int(width * tower.get("mlp_ratio", 4.0)),
+        "num_hidden_layers": tower.get("layers", 12),
+        "layer_norm_eps": (tower.get("norm_kwargs") or {}).get("eps", 1e-5),
+    }
+
+
+def to_preprocessor(preprocess_cfg: Mapping[str, Any]) -> dict[str, Any]:
+    """The content of preprocessor_config.json, of open_clip's preprocess_cfg: the inverse of `preprocess_config`.
+
+    Raises:
+        ModelError: another way to resize than the shortest edge with a centre crop, or both edges of a square.
+
+    Examples:
+        >>> size = to_preprocessor({"size": 224, "mean": [0.5] * 3, "std": [0.5] * 3, "resize_mode": "squash"})["size"]
+        >>> size == {"height": 224, "width": 224}
+        True
+    """
+    size, mode = _one(preprocess_cfg["size"]), preprocess_cfg.get("resize_mode", "shortest")
+    if not isinstance(size, int) or mode not in ("shortest", "squash"):
+        raise ModelError(
+            f"Images are resized to {size} by '{mode}'; the image processor of transformers' CLIP knows squares, and no borders."
+        )
+    square = {"height": size, "width": size}
+    return {
+        "image_processor_type": "CLIPImageProcessor",
+        "processor_class": "CLIPProcessor",
+        "do_convert_rgb": True,
+        "do_resize": True,
+        "size": {"shortest_edge": size} if mode == "shortest" else square,
+        "resample": next(number for number, name in _INTERPOLATION.items() if name == preprocess_cfg.get("interpolation", "bicubic")),
+        "do_center_crop": mode == "shortest",
+        "crop_size": square,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
+        "do_normalize": True,
+        "image_mean": list(preprocess_cfg["mean"]),
+        "image_std": list(preprocess_cfg["std"]),
+    }
+
+
+def rename_back(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights under the names of transformers; the inverse of `rename`.
+
+    Examples:
+        >>> sorted(rename_back({"transformer.resblocks.0.attn.in_proj_bias": torch.zeros(6)}))[0]
+        'text_model.encoder.layers.0.self_attn.k_proj.bias'
+    """
+    state = {}
+    for name, tensor in weights.items():
+        parts = [(name, tensor.T if name in ("visual.proj", "text_projection") else tensor)]
+        if ".in_proj_" in name:
+            parts = [(name.replace(".in_proj_", f".{p}_proj."), piece) for p, piece in zip("qkv", tensor.chunk(3), strict=True)]
+        for ours, piece in parts:
+            renamed = ours
+            for their_part, our_part in _NAMES:
+                inner = our_part.startswith(".")
+                if (inner and our_part in renamed) or (not inner and renamed.startswith(our_part)):
+                    renamed = renamed.replace(our_part, their_part, 1)
+            state[renamed] = piece.contiguous()
+    return state
 
 
 def _check_vocabulary(folder: Path) -> None:

@@ -27,11 +27,14 @@ from surefoot.cli.compare import compare
 from surefoot.cli.datasets import datasets
 from surefoot.cli.diff import diff
 from surefoot.cli.evaluate import evaluate
+from surefoot.cli.export import export
 from surefoot.cli.fit import fit
 from surefoot.cli.frontier import frontier
+from surefoot.cli.import_ import import_
 from surefoot.cli.methods import methods
 from surefoot.cli.predict import predict
 from surefoot.cli.protocols import COMMANDS
+from surefoot.cli.push import push
 from surefoot.cli.recipes import recipes
 from surefoot.cli.report import report
 from surefoot.cli.retrieve import retrieve
@@ -63,6 +66,9 @@ EXAMPLES: dict[Callable[..., None], str] = {
     fit: "surefoot fit photos --out runs/photos --model ViT-B-32:laion2b_s34b_b79k",
     predict: "surefoot predict runs/photos new-photos --classes 'zebra, sea lion' --out answers.csv",
     evaluate: "surefoot evaluate runs/photos other-photos --all-images",
+    export: "surefoot export runs/photos --to onnx --out photos-onnx",
+    push: "surefoot push photos-open-clip anna/photos-clip --private",
+    import_: "surefoot import checkpoint.pt --base ViT-B-32:openai --out models/wise-ft",
     compare: "surefoot compare iconshift --methods all --out runs/iconshift",
     tune: "surefoot tune photos --method flyp --trials 16 --out runs/tune",
     frontier: "surefoot frontier runs/iconshift --alphas 0,0.25,0.5,0.75,1",

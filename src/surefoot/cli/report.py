@@ -14,6 +14,7 @@ from surefoot.bundle import CARD
 from surefoot.cli.console import console
 from surefoot.distributed import is_first
 from surefoot.report import (
+    frontier_column,
     frontier_svg,
     markdown,
     parts_in,
@@ -77,15 +78,6 @@ def delivered(folder: Path, found: list[records.Record]) -> list[str]:
     columns = ["test", *([column] if (column := frontier_column(found)) else [])]
     figures = "; ".join(f"{header(c)} {100 * own.accuracy[c]:.1f}% (zero-shot {100 * zero.accuracy[c]:.1f}%)" for c in columns)
     return [f"The classifier in model/ is {display_name(card['method'])} at α = {card['alpha']:g}: {figures}."]
-
-
-def frontier_column(found: list[records.Record]) -> str | None:
-    """What ID accuracy is drawn against: shifts, or corruptions, unseen classes, contexts, agreement, whichever the data have first."""
-    measured = {column for record in found if isinstance(record, records.Evaluation) for column in record.accuracy}
-    if "test" not in measured:
-        return None
-    unseen = sorted(column for column in measured if column.startswith("unseen/"))
-    return next((c for c in ("avg_shifts", "avg_corruptions", *unseen, "context", "agreement") if c in measured), None)
 
 
 def command_of(folder: Path, *parts: str) -> str:

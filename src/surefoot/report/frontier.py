@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from markupsafe import Markup
 
 from surefoot.errors import DataError
-from surefoot.records import Record
+from surefoot.records import Evaluation, Record
 from surefoot.report import marks
 from surefoot.report.curves import Curve, Dot, curves_of, dot_title, summary, zero_shot_of
 from surefoot.report.frontier_lines import NAMES, Beside, beside
@@ -67,6 +67,15 @@ class Expected:
 
     line: Baseline
     references: Mapping[str, tuple[Cell, Cell]]
+
+
+def frontier_column(found: Sequence[Record]) -> str | None:
+    """What ID accuracy is drawn against: shifts, or corruptions, unseen classes, contexts, agreement, whichever the data have first."""
+    measured = {column for record in found if isinstance(record, Evaluation) for column in record.accuracy}
+    if "test" not in measured:
+        return None
+    unseen = sorted(column for column in measured if column.startswith("unseen/"))
+    return next((c for c in ("avg_shifts", "avg_corruptions", *unseen, "context", "agreement") if c in measured), None)
 
 
 def frontier_svg(records: Iterable[Record], on: str = "avg_shifts") -> str:
