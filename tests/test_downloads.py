@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import http.client
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote
 
 import pytest
@@ -101,6 +105,34 @@ def tar(tmp_path: Path) -> Path:
     return shard(
         tmp_path / "away" / "0.tar", {f"{k}.{end}": picture(k) if end == "png" else b"0" for k in (1, 2) for end in ("png", "cls")}
     )
+
+
+def test_a_full_disk_is_told_and_the_transfer_goes_on_when_there_is_room(
+    tar: Path, tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, keep = serve(tar.parent), downloads._received
+
+    def full(response: http.client.HTTPResponse, file: BinaryIO, total: int | None) -> object:
+        file.write(response.read(1500))
+        file.flush()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(downloads, "_received", full)
+    with pytest.raises(DataError) as told:
+        download(f"{server.address}/0.tar", tmp_path / "cache")
+    for words in (
+        "0.tar.part cannot be written (No space left on device)",
+        f"{server.address}/0.tar",
+        "SUREFOOT_CACHE",
+        "1500 bytes are kept",
+    ):
+        assert words in str(told.value)
+    monkeypatch.setattr(downloads, "_received", keep)
+    assert download(f"{server.address}/0.tar", tmp_path / "cache").read_bytes() == tar.read_bytes()
+    assert server.asked == ["0.tar", "0.tar bytes=1500-"]
+    (tmp_path / "a file").write_text("")
+    with pytest.raises(DataError, match=r"a file.* cannot be written \((Not a directory|File exists)\).* 0 bytes are kept"):
+        download(f"{server.address}/0.tar", tmp_path / "a file")
 
 
 def test_nobody_writes_into_a_shard_that_another_process_has_finished(

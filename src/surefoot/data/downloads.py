@@ -73,19 +73,33 @@ def download(address: str, cache: Path) -> Path:
 
     Raises:
         MissingDataError: the server says that there is none.
-        DataError: the transfer breaks again and again, and what came is kept; or the file there is no whole tar.
+        DataError: the transfer breaks again and again, or the disk is full, and what came is kept; or the file there is no whole tar.
     """
     target = cache / hashlib.sha256(address.encode()).hexdigest()[:16] / name_of(address)
     if target.is_file():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial, tag = target.with_name(target.name + ".part"), target.with_name(target.name + ".tag")
-    with _alone(target.with_name(target.name + ".lock")):
-        if not target.is_file():  # else another process was faster
-            _get(address, partial, tag)
-            partial.replace(target)  # before another process may begin
-            tag.unlink(missing_ok=True)
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with _alone(target.with_name(target.name + ".lock")):
+            if not target.is_file():  # else another process was faster
+                _get(address, partial, tag)
+                partial.replace(target)  # before another process may begin
+                tag.unlink(missing_ok=True)
+    except DataError:
+        raise
+    except OSError as error:  # of the disk: those of the transfer are answers
+        raise DataError(
+            f"{error.filename or partial} cannot be written ({error.strerror or error}), which {address} is downloaded to. Make room "
+            "there, or allow it to be written, or name another folder by SUREFOOT_CACHE, and run the same command again: "
+            f"{_kept(partial, tag)} bytes are kept."
+        ) from error
     return target
+
+
+def _kept(partial: Path, tag: Path) -> int:
+    """How many bytes the next transfer need not get again."""
+    return partial.stat().st_size if partial.is_file() and tag.is_file() and tag.stat().st_size else 0
 
 
 def _get(address: str, partial: Path, tag: Path) -> None:
@@ -104,8 +118,7 @@ def _get(address: str, partial: Path, tag: Path) -> None:
             partial.unlink()
             tag.unlink(missing_ok=True)
             raise DataError(f"{address} is no whole tar file: {problem}. Put a whole one there, or leave it out of the list.")
-    kept = partial.stat().st_size if tag.is_file() else 0
-    raise DataError(f"{address} could not be downloaded ({problem}). Run the same command again: {kept} bytes are kept.")
+    raise DataError(f"{address} could not be downloaded ({problem}). Run the same command again: {_kept(partial, tag)} bytes are kept.")
 
 
 @contextmanager
