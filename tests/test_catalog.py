@@ -286,9 +286,8 @@ def test_pm10_of_vid_robust_takes_the_anchor_and_the_frames_around_it_as_one(ope
     for group in set(around.groups):
         rows = [row for row, own in enumerate(around.groups) if own == group]
         assert {around.paths[row].stem for row in rows} == {"000000", "000001", "000002"}
-        assert {around.labels[row] for row in rows} == {
-            benign.labels[[path.parent for path in benign.paths].index(around.paths[rows[0]].parent)]
-        }
+        anchor = [path.parent for path in benign.paths].index(around.paths[rows[0]].parent)
+        assert {around.labels[row] for row in rows} == {benign.labels[anchor]}
     assert sum(map(len, around.accepted)) == 3, "each frame has classes of its own"
     assert (around.class_names, around.mapped) == (benign.class_names, benign.mapped)
     lost = around.paths[0]

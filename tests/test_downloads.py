@@ -120,12 +120,8 @@ def test_a_full_disk_is_told_and_the_transfer_goes_on_when_there_is_room(
     monkeypatch.setattr(downloads, "_received", full)
     with pytest.raises(DataError) as told:
         download(f"{server.address}/0.tar", tmp_path / "cache")
-    for words in (
-        "0.tar.part cannot be written (No space left on device)",
-        f"{server.address}/0.tar",
-        "SUREFOOT_CACHE",
-        "1500 bytes are kept",
-    ):
+    wanted = ("0.tar.part cannot be written (No space left on device)", f"{server.address}/0.tar", "SUREFOOT_CACHE", "1500 bytes are kept")
+    for words in wanted:
         assert words in str(told.value)
     monkeypatch.setattr(downloads, "_received", keep)
     assert download(f"{server.address}/0.tar", tmp_path / "cache").read_bytes() == tar.read_bytes()
