@@ -156,11 +156,10 @@ class Remote:
         until = time.monotonic() + PATIENCE
         while True:
             with alone_with(self.cache / _ROOM):
-                others = sum(one.size for one in _slots(self.cache) if one.folder != self.file.parent)
-                for slot in sorted(_slots(self.cache), key=lambda one: one.used):
-                    if others + size <= self.most:
-                        break
-                    if slot.folder != self.file.parent and slot.give_up():
+                slots = sorted((one for one in _slots(self.cache) if one.folder != self.file.parent), key=lambda one: one.used)
+                others = sum(one.size for one in slots)
+                for slot in slots:
+                    if others + size > self.most and slot.give_up():
                         others -= slot.size
                 if others + size <= self.most:
                     self._wanted.write_text(str(size), encoding="utf-8")
@@ -209,19 +208,22 @@ class _Slot:
 
 def _slots(cache: Path) -> list[_Slot]:
     """Every shard that takes room."""
-    found = []
-    for folder in (one for one in cache.iterdir() if one.is_dir()):
-        size, used = 0, 0.0
-        with contextlib.suppress(FileNotFoundError):  # what is given up or finished at this moment
-            used = folder.stat().st_mtime
+    slots = [_slot(folder) for folder in cache.iterdir() if folder.is_dir()]
+    return [slot for slot in slots if slot.size]
+
+
+def _slot(folder: Path) -> _Slot:
+    while True:
+        size = 0
+        try:
             for path in folder.iterdir():
                 if path.suffix in (".tar", ".part"):
                     size = max(size, path.stat().st_size)
                 elif path.suffix == ".want":
                     size = max(size, int(path.read_text(encoding="utf-8") or 0))
-        if size:
-            found.append(_Slot(folder, size, used))
-    return found
+            return _Slot(folder, size, folder.stat().st_mtime)
+        except FileNotFoundError:  # given up or finished at this moment: look again, since half of what is there would be too little
+            continue
 
 
 @contextlib.contextmanager
@@ -253,11 +255,20 @@ def _locked(path: Path) -> int | None:
 
 
 def _flock(number: int, *, shared: bool) -> bool:
-    """Whether the lock on an open file is ours now; nobody waits for it."""
+    """Whether the lock on an open file is ours now; nobody waits for it.
+
+    Raises:
+        DataError: the file system has no locks.
+    """
     import fcntl  # here, because Windows has none
 
     try:
         fcntl.flock(number, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        raise DataError(
+            f"Shards in the cache cannot be locked ({error.strerror or error}), which {LIMIT} needs. Name a folder on another disk by "
+            f"SUREFOOT_CACHE, or leave {LIMIT} out: every shard is kept then."
+        ) from error
     return True

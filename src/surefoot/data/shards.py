@@ -375,8 +375,8 @@ def _placed(tar: Path, *, anew: bool = False) -> _Places:
 def _pread(file: Path, expected: _Stamp, offset: int, size: int) -> bytes:
     """Bytes of a file that stays open; the number of open files is bounded."""
     if str(file) in _remote:  # not kept open, so that it can be given up for others
-        with open_tar(file) as held:
-            return os.pread(held.fileno(), size, offset)
+        with open_tar(file) as tar:
+            return os.pread(tar.fileno(), size, offset)
     if not hasattr(os, "pread"):  # Windows
         with file.open("rb") as opened:
             opened.seek(offset)

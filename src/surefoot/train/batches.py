@@ -203,7 +203,7 @@ def _order(labels: Tensor, groups: Sequence[str], shards: Tensor, training: Trai
 def _by_shards(shards: Tensor, at_a_time: int, generator: torch.Generator) -> Tensor:
     """Every row once: the shards in a random order, and the rows of each `at_a_time` of them in a random order."""
     found = []
-    for part in torch.randperm(int(shards.max()) + 1, generator=generator).split(at_a_time):
+    for part in torch.split(torch.randperm(int(shards.max()) + 1, generator=generator), at_a_time):
         rows = torch.isin(shards, part).nonzero().squeeze(1)
         found.append(rows[torch.randperm(len(rows), generator=generator)])
     return torch.cat(found)
