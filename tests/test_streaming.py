@@ -278,6 +278,16 @@ def test_what_is_read_is_not_given_up_and_the_one_used_longest_ago_is(
         remotes(away, serve(away), cache, 700)[5].open()
 
 
+def test_the_shard_used_longest_ago_is_given_up_first(away: Path, serve: Serve, cache: Path) -> None:  # noqa: F811
+    first, second, third, fourth, *_ = each = remotes(away, serve(away), cache, 3 * sizes(away)[0])
+    for remote_one in (first, second, third, first, fourth):
+        os.close(remote_one.open())
+        time.sleep(0.02)
+    assert [one.file.is_file() for one in each] == [True, False, True, True, False, False]
+    os.close(second.open())
+    assert [one.file.is_file() for one in each] == [True, True, False, True, False, False]
+
+
 def test_a_shard_that_is_another_one_by_now_is_told_and_known_the_next_time(
     away: Path, tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
