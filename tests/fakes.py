@@ -134,12 +134,16 @@ def _vid_robust(root: Path) -> None:
     _write(folder / "misc/rev_wnid_map.json", {wnid: [imagenet[2 * row], imagenet[2 * row + 1]] for row, wnid in enumerate(sorted(VID))})
 
 
+AROUND = {6: [0, 2], 8: [0], 9: [0], 10: [], 17: [0], 18: [0]}
+"""{frame around an anchor, which is frame 7: what reviewers said of it}: 8, 9 and 17 show the same and are near enough."""
+
+
 def _ytbb_robust(root: Path) -> None:
     _imagenet(root)
     folder = root / "imagenet_vid_ytbb_robust/ytbb-robust"
     metadata = folder / "ytbb-robust_metadata"
     said = ["good", "unsure", "bad", *YTBB]
-    annotations, rows = [], ["ytid,time_ms,label"]
+    annotations, around, rows = [], list[object](), ["ytid,time_ms,label"]
     for number, name in enumerate(YTBB):
         for kind in ("good", "bad"):
             key = f"video-{number}_{kind}_{1000 + number}/frame-7.jpg"
@@ -147,9 +151,12 @@ def _ytbb_robust(root: Path) -> None:
             annotations.append({"key": key, "notes": "", "labels": [said.index(kind), *added]})
             rows.append(f"video-{number}_{kind},{1000 + number},{ {22: 23, 23: 22}.get(number, number) }")
             picture(folder / "ytbb_videos" / key)
-    bad = {"key": "/anywhere/video-0_good_1000/frame-7.jpg,/anywhere/video-0_good_1000/frame-8.jpg", "notes": "", "labels": [1]}
+            for frame, words in (AROUND if kind == "good" and number else {}).items():
+                around.append({"key": f"/anywhere/{key},/anywhere/{key.replace('-7.', f'-{frame}.')}", "notes": "", "labels": words})
+                picture(folder / "ytbb_videos" / key.replace("-7.", f"-{frame}."))
+    bad = {"key": "/anywhere/video-0_good_1000/frame-7.jpg,/anywhere/video-0_good_1000/frame-8.jpg", "notes": "", "labels": [0, 1]}
     _write(metadata / "anchor_labels.json", {"annotations": annotations, "labels": said})
-    _write(metadata / "pmk_labels.json", {"annotations": [bad], "labels": ["similar", "bad-anchor"]})
+    _write(metadata / "pmk_labels.json", {"annotations": [bad, *around], "labels": ["similar", "bad-anchor", "blur-increase"]})
     _write(metadata / "ytbb_robustness_test_anchors_full.csv", "\n".join(rows) + "\n")
     _write(metadata / "ytbb_class_index.json", {str(number): name for number, name in enumerate(YTBB)})
     classes = {str(number): [3 * number, 3 * number + 1] for number, name in enumerate(YTBB) if name not in NOT_IN_IMAGENET}

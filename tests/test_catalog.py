@@ -277,6 +277,38 @@ def test_ytbb_robust_holds_the_good_anchors_that_imagenet_knows(opened: Open) ->
     assert any("4 anchor frames show only classes that ImageNet has not" in note for note in data.notes)
 
 
+def test_pm10_of_vid_robust_takes_the_anchor_and_the_frames_around_it_as_one(opened: Open, places: dict[str, Path]) -> None:
+    data = opened("imagenet_vid_robust")
+    benign, around = data.split("shifts/vid_robust"), data.split("shifts/vid_robust_pm10")
+    assert around.together and not benign.together and not benign.groups
+    assert (len(benign), len(around), len(set(around.groups))) == (30, 90, 30)
+    assert {path.parent.name for path in around.paths} == {group.split("/")[0] for group in around.groups}
+    for group in set(around.groups):
+        rows = [row for row, own in enumerate(around.groups) if own == group]
+        assert {around.paths[row].stem for row in rows} == {"000000", "000001", "000002"}
+        anchor = [path.parent for path in benign.paths].index(around.paths[rows[0]].parent)
+        assert {around.labels[row] for row in rows} == {benign.labels[anchor]}
+    assert sum(map(len, around.accepted)) == 3, "each frame has classes of its own"
+    assert (around.class_names, around.mapped) == (benign.class_names, benign.mapped)
+    lost = around.paths[0]
+    lost.rename(lost.with_suffix(".away"))
+    try:
+        told = [finding.text for finding in catalog.check("imagenet_vid_robust", places["imagenet_vid_robust"])]
+    finally:
+        lost.with_suffix(".away").rename(lost)
+    assert any("shifts/vid_robust_pm10: 1 of 90 frames are not there" in text for text in told)
+
+
+def test_pm10_of_ytbb_robust_takes_near_frames_that_show_the_same(opened: Open) -> None:
+    data = opened("ytbb_robust")
+    benign, around = data.split("shifts/ytbb_robust"), data.split("shifts/ytbb_robust_pm10")
+    assert set(around.groups) == {f"{path.parent.name}/{path.name}" for path in benign.paths}
+    found = {group: [path.stem for path, own in zip(around.paths, around.groups, strict=True) if own == group] for group in around.groups}
+    assert set(map(tuple, found.values())) == {("frame-17", "frame-7", "frame-8", "frame-9")}
+    of = dict(zip((path.parent for path in benign.paths), benign.labels, strict=True))
+    assert [of[path.parent] for path in around.paths] == list(around.labels), "the classes of the anchor count"
+
+
 def test_the_documents_show_the_table_of_the_declarations() -> None:
     page = (Path(__file__).parents[1] / "docs/datasets.md").read_text(encoding="utf-8")
     assert listing.markdown() in page, "put the table of surefoot.data.catalog.listing.markdown() into docs/datasets.md"

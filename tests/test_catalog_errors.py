@@ -16,6 +16,7 @@ import pytest
 from surefoot.bundle import Bundle
 from surefoot.cli.console import next_comparison
 from surefoot.cli.evaluate import state_fits, state_on
+from surefoot.compare import Plan
 from surefoot.data import Dataset, catalog, load, open_dataset
 from surefoot.data.catalog import opening
 from surefoot.data.catalog.declaration import CATALOG, declared, read_declaration
@@ -27,6 +28,7 @@ from surefoot.errors import DataError, MissingDataError, SettingError, UnknownNa
 from surefoot.job import DataOptions, Job
 from surefoot.methods import get
 from surefoot.protocols.parts import context, leave_one_out, shift
+from surefoot.train import Training
 from surefoot.train.preflight import lacking
 
 PACS = (CATALOG / "pacs.toml").read_text()
@@ -302,3 +304,14 @@ def _bundle(names: tuple[str, ...], bias: np.ndarray) -> Bundle:
 def test_the_shares_of_the_user_win_over_the_declared_one(tmp_path: Path) -> None:
     data: Dataset = load("imagenet", root=imagenet(tmp_path), val_share=0.5)
     assert any(note.startswith("val (50%)") for note in data.notes)
+    assert any(note.startswith("val (15%)") for note in load("imagenet", root=tmp_path, val_share=0.15).notes), "given, though usual"
+    assert any(note.startswith("val (2%)") for note in load("imagenet", root=tmp_path).notes)
+    given, none = DataOptions(data="imagenet", root=str(tmp_path), val_share=0.15), DataOptions(data="imagenet", root=str(tmp_path))
+    plan = Plan(methods=("flyp",), seeds=(0,), alphas=(0.0,), training=Training())
+    for number, (options, share) in enumerate([(given, "15%"), (none, "2%")]):
+        Job(data=options, model="iconclip", precision="fp32", plan=plan).save(folder := tmp_path / str(number))
+        assert any(note.startswith(f"val ({share})") for note in Job.of(folder).data.open_plain().notes)
+    stored = json.loads((tmp_path / "0/job.json").read_text())
+    del stored["form"]  # as older folders have it, where 0.15 also stood for none given
+    (tmp_path / "0/job.json").write_text(json.dumps(stored))
+    assert Job.of(tmp_path / "0").data.val_share is None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import fakes
@@ -175,10 +176,17 @@ def test_domainbed_says_what_neither_the_user_nor_a_recipe_says(
     assert PROTOCOLS["domains"].usual == DOMAINBED == {"seeds": (0, 1, 2), "steps": 5000}
 
 
-def test_other_protocols_and_iconclip_keep_the_recipe_of_their_model() -> None:
+def test_domainbeds_length_holds_for_iconshift_too_unless_its_recipe_is_asked_for(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert not any(kind.usual for name, kind in PROTOCOLS.items() if name != "domains")
-    own = resolve("iconshift", None, [], usual=PROTOCOLS["domains"].usual).plan
-    assert own == resolve("iconshift", None, []).plan and own.training.steps is None
+    usual = PROTOCOLS["domains"].usual
+    plain = resolve("iconshift", None, []).plan
+    assert resolve("iconshift", None, [], usual=usual).plan == replace(plain, training=replace(plain.training, steps=5000))
+    assert resolve("iconshift", "iconshift", [], usual=usual).plan == plain
+    assert resolve("iconshift", None, ["epochs=2"], usual=usual).plan.training.steps is None
+    said = " ".join(typed(monkeypatch, capsys, "domains", "--help")[1].replace("│", " ").split())
+    assert "for all data alike" in said and "--recipe iconshift" in said
 
 
 def test_the_share_of_validation_images_is_the_users_and_is_known_when_a_part_is_opened_again(

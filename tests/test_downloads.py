@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import http.client
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote
 
 import pytest
@@ -103,6 +107,30 @@ def tar(tmp_path: Path) -> Path:
     )
 
 
+def test_a_full_disk_is_told_and_the_transfer_goes_on_when_there_is_room(
+    tar: Path, tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server, keep = serve(tar.parent), downloads._received
+
+    def full(response: http.client.HTTPResponse, file: BinaryIO, *_: object) -> object:
+        file.write(response.read(1500))
+        file.flush()
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(downloads, "_received", full)
+    with pytest.raises(DataError) as told:
+        download(f"{server.address}/0.tar", tmp_path / "cache")
+    wanted = ("0.tar.part cannot be written (No space left on device)", f"{server.address}/0.tar", "SUREFOOT_CACHE", "1500 bytes are kept")
+    for words in wanted:
+        assert words in str(told.value)
+    monkeypatch.setattr(downloads, "_received", keep)
+    assert download(f"{server.address}/0.tar", tmp_path / "cache").read_bytes() == tar.read_bytes()
+    assert server.asked == ["0.tar", "0.tar bytes=1500-"]
+    (tmp_path / "a file").write_text("")
+    with pytest.raises(DataError, match=r"a file.* cannot be written \((Not a directory|File exists)\).* 0 bytes are kept"):
+        download(f"{server.address}/0.tar", tmp_path / "a file")
+
+
 def test_nobody_writes_into_a_shard_that_another_process_has_finished(
     tar: Path, tmp_path: Path, serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -158,7 +186,7 @@ def test_a_transfer_does_not_go_on_in_another_file(
     tar.write_bytes(tar.read_bytes() + b"\0" * 512 * (tag != "ETag"))
     assert download(f"{server.address}/0.tar", tmp_path / "cache").read_bytes() == tar.read_bytes()
     assert server.asked == ["0.tar", "0.tar bytes=700-"]
-    assert [path.name for path in (tmp_path / "cache").rglob("0.tar*") if path.suffix != ".lock"] == ["0.tar"]
+    assert [path.name for path in (tmp_path / "cache").rglob("0.tar*") if path.suffix not in (".lock", ".json")] == ["0.tar"]
 
 
 def test_what_tells_nothing_of_its_state_begins_anew(tar: Path, tmp_path: Path, serve: Serve) -> None:

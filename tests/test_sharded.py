@@ -26,6 +26,7 @@ from surefoot.data.streamed import natural
 from surefoot.data.subsets import few_shot
 from surefoot.data.survey import survey
 from surefoot.errors import DataError, MissingDataError, SettingError, SurefootError
+from surefoot.job import DataOptions
 from surefoot.methods import get
 from surefoot.model import ImageTextModel
 from surefoot.protocols import Judge
@@ -376,6 +377,39 @@ def test_what_is_written_is_opened_as_it_was(folders: Path, tmp_path: Path) -> N
     assert replace(again, root=data.root, splits=whole.splits) == whole
     train = again.split("train")
     assert (train.labels, train.captions, train.groups) == (odd.labels, tuple(text.strip() for text in odd.captions), odd.groups)
+
+
+def test_what_else_a_data_set_tells_is_packed_too(folders: Path, tmp_path: Path) -> None:
+    data = open_dataset(folders)
+    test, sketch, pears = (data.split(name) for name in ("test", "shifts/sketch", "unseen/pears"))
+    splits = {
+        **data.splits,
+        "test": replace(test, accepted=tuple((2, 1) if row == 3 else () for row in range(len(test))), groups=("g",) * len(test)),
+        "shifts/sketch": replace(sketch, declared=(0, 2), together=True, groups=tuple("ab"[row % 2] for row in range(len(sketch)))),
+        "unseen/pears": replace(pears, accepted=((1,), *((),) * (len(pears) - 1)), declared=(1,)),
+    }
+    whole = replace(data, splits=splits, id_domain="studio", fewer_shots=True, metric="macro_f1")
+    pack(whole, tmp_path / "new", per_shard=5)
+    again = open_dataset(tmp_path / "new")
+    assert (again.id_domain, again.fewer_shots, again.metric) == ("studio", True, "macro_f1")
+    for name, split in splits.items():
+        assert replace(again.split(name), paths=split.paths) == split, name
+    assert DataOptions(data=str(tmp_path / "new")).open_plain().fewer_shots, "no option of a command takes it away"
+    pack(data, tmp_path / "plain", per_shard=5)
+    assert not list((tmp_path / "plain").rglob("set.toml")), "nothing is said where there is nothing to say"
+
+
+def test_a_second_packing_from_python_is_told_of_the_first(folders: Path, tmp_path: Path) -> None:
+    lock = tmp_path / "out" / packing.LOCK
+    lock.parent.mkdir()
+    lock.write_text(json.dumps({"pid": os.getppid(), "host": socket.gethostname()}))
+    with pytest.raises(DataError, match=f"is being written by another 'surefoot shards': process {os.getppid()}"):
+        pack(open_dataset(folders), lock.parent)
+    assert list(lock.parent.iterdir()) == [lock]
+    lock.unlink()
+    held: list[bool] = []
+    pack(open_dataset(folders), lock.parent, on_image=lambda *_: held.append(lock.is_file()))
+    assert all(held) and held and not lock.exists()
 
 
 def test_two_packings_into_one_folder_are_told_of_each_other(

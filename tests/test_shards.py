@@ -27,7 +27,7 @@ from surefoot.predict import find_images
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache of the test's own, and no index in memory."""
     monkeypatch.setenv("SUREFOOT_CACHE", str(tmp_path / "cache"))
-    for known in (shards._places, shards._elsewhere, shards._open):
+    for known in (shards._places, shards._elsewhere, shards._open, shards._remote):
         known.clear()
     return tmp_path / "cache"
 

@@ -15,6 +15,7 @@ from surefoot import records
 from surefoot.data import Dataset, Images, load
 from surefoot.data.catalog.loaders.imagenet import subset
 from surefoot.data.subsets import joined, only_classes, take
+from surefoot.errors import SettingError
 from surefoot.heads import class_weight, prompt_embeddings
 from surefoot.methods import get
 from surefoot.metrics import worst_group
@@ -125,6 +126,45 @@ def test_worst_group_is_the_lowest_accuracy_within_a_group(tiny_data: Dataset, t
     np.testing.assert_array_equal(stored["test"].group, found.answers["test"].group)
     assert stored["val"].group is None
     assert stored["test"].rows([0, 1]).group.tolist() == [1, 0]
+
+
+def test_a_group_that_counts_as_one_is_right_only_if_all_of_it_is(tiny_data: Dataset, tiny_model: ImageTextModel) -> None:
+    red = tiny_data.split("shifts/red")
+    groups = tuple(["b", "", "a", "b"][row % 4] for row in range(len(red)))
+    labels = tuple(0 if row in (0, 1, 2, 7) else 1 for row in range(len(red)))
+    apart = with_split(tiny_data, "shifts/red", labels=labels, groups=groups)
+    data = with_split(apart, "shifts/red", together=True, declared=(0, 1))
+    start = start_state(tiny_model, data)
+    state = {**start, "head.bias": torch.tensor([0.0, 1e6, 0.0])}  # every answer is class 1
+    found = Judge(tiny_model, data, start).judge(get("tp_ft"), state)
+    whole = {}  # a group, or an image by itself: whether all of it is right
+    for row, (label, group) in enumerate(zip(labels, groups, strict=True)):
+        key = group or f"image {row}"
+        whole[key] = whole.get(key, True) and label == 1
+    assert len(whole) == 2 + 3 and whole["a"] is whole["b"] is False
+    for name in ("shifts/red", "restricted/red"):
+        assert sorted(found.answers[name].correct.tolist()) == sorted(whole.values())
+        assert found.accuracy[name] == np.mean(list(whole.values()))
+    assert found.metrics["shifts/red"].keys().isdisjoint({"worst_group"})
+    assert len(Judge(tiny_model, apart, start).judge(get("tp_ft"), state).answers["shifts/red"].label) == len(red)
+    assert data.fingerprint() != with_split(data, "shifts/red", together=False).fingerprint()
+    (mixed,) = Judge(tiny_model, data, start).ensembles(get("tp_ft"), state, [1.0])
+    np.testing.assert_array_equal(mixed.answers["shifts/red"].correct, found.answers["shifts/red"].correct)
+
+
+def test_groups_keep_their_order_whatever_was_answered() -> None:
+    """So that two models are compared group by group: the label, here the group's number, is the same in every place."""
+    group, draw = np.array([2, -1, 0, 2, 0, -1, 1], dtype=np.int32), np.random.default_rng(0)
+    orders = set()
+    for _ in range(20):
+        label = group.copy()
+        prediction = np.where(draw.random(7) < 0.5, label, 9).astype(np.int32)
+        found = records.Answers(prediction, label, np.ones(7, dtype=np.float32), group).by_group()
+        orders.add(tuple(found.label.tolist()))
+        assert found.group is None
+    assert len(orders) == 1 and len(orders.pop()) == 5
+    with pytest.raises(SettingError, match="have no groups"):
+        records.Answers(group, group, np.ones(7, dtype=np.float32)).by_group()
 
 
 def test_a_group_without_images_has_no_say() -> None:

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 from conftest import typed
 
-from surefoot.anchors import writing
-from surefoot.anchors.writing import alone
+from surefoot.data import writing
+from surefoot.data.writing import alone
 from surefoot.errors import DataError
 
 LOCK = ".caption.lock"

@@ -6,7 +6,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from surefoot.distributed import is_first
-from surefoot.errors import DataError
+from surefoot.errors import DataError, SettingError
 
 _PARTS = ("prediction", "label", "confidence", "group")
 
@@ -42,6 +42,26 @@ class Answers:
         keep = list(rows)
         group = None if self.group is None else self.group[keep]
         return Answers(self.prediction[keep], self.label[keep], self.confidence[keep], group)
+
+    def by_group(self) -> Answers:
+        """One answer for each group, which is right only if all of its images are; an image in none counts by itself.
+
+        The first wrong answer of a group stands for it, or its first one where all are right. The groups keep their order whatever was
+        answered, so that two models can be compared group by group.
+
+        Raises:
+            SettingError: the images have no groups.
+
+        References:
+            Shankar et al., "Do image classifiers generalize across time?", ICCV 2021: pm-k, where a video's frames are a group.
+        """
+        if self.group is None:
+            raise SettingError("These images have no groups that could count as one. Give each image its group.")
+        place = np.arange(len(self.group))
+        own = np.where(self.group < 0, -1 - place, self.group)
+        order = np.lexsort((place, self.correct, own))  # by group, wrong before right, in the order of the images
+        first = np.unique(own[order], return_index=True)[1]
+        return replace(self.rows(order[first].tolist()), group=None)
 
     @classmethod
     def joined(cls, parts: Sequence[Answers]) -> Answers:

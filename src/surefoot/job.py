@@ -15,6 +15,7 @@ from surefoot.anchors.attach import attach, default_folder
 from surefoot.compare import Plan
 from surefoot.data import Dataset, catalog, load
 from surefoot.data.embedded import names
+from surefoot.data.splits import VAL_SHARE
 from surefoot.data.subsets import base_to_new
 from surefoot.data.survey import verified
 from surefoot.errors import DataError, MissingDataError, unknown_name
@@ -24,6 +25,7 @@ from surefoot.protocols.parts import DOMAIN_VAL_SHARE, build
 from surefoot.train import Training
 
 FILE = "job.json"
+FORM = 2  # of the file; in the first one a share of 0.15 also stood for none given
 PRECISIONS = ("auto", *get_args(Precision))
 
 
@@ -48,7 +50,7 @@ class DataOptions:
         data: an embedded name, a folder or a manifest; with a root, a name of the catalogue.
         root: the folder that a data set of the catalogue lies in.
         split_seed: of the splits that are cut off train where the data have none.
-        val_share: part of the images that becomes validation then.
+        val_share: part of the images that becomes validation then; None leaves it to the data: see `surefoot.data.load`.
         test_share: part that becomes test.
         skip_unreadable: leave unreadable images out, and count them, instead of stopping.
         base_to_new: train on the first half of the classes and judge the other half as unseen.
@@ -60,7 +62,7 @@ class DataOptions:
 
     data: str
     split_seed: int = 0
-    val_share: float = 0.15
+    val_share: float | None = None
     test_share: float = 0.15
     skip_unreadable: bool = False
     base_to_new: bool = False
@@ -102,7 +104,7 @@ class DataOptions:
             self.data, root=self.root, seed=self.split_seed, val_share=self.val_share, test_share=self.test_share, templates=self.templates
         )  # fmt: skip
         found = verified(found, skip_unreadable=self.skip_unreadable, on_image=on_image)
-        found = replace(found, fewer_shots=self.fewer)
+        found = replace(found, fewer_shots=found.fewer_shots or self.fewer)
         if self.cut:
             return self._part(found, self.cut, on_image)
         return base_to_new(found) if self.base_to_new else found
@@ -159,7 +161,8 @@ class Job:
         folder.mkdir(parents=True, exist_ok=True)
         partial = folder / (FILE + ".part")
         try:
-            partial.write_text(json.dumps(asdict(replace(self, data=self.data.anywhere())), indent=1) + "\n", encoding="utf-8")
+            stored = {"form": FORM, **asdict(replace(self, data=self.data.anywhere()))}
+            partial.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
             partial.replace(folder / FILE)
         finally:
             partial.unlink(missing_ok=True)
@@ -186,19 +189,21 @@ class Job:
 
     @classmethod
     def _from(cls, stored: dict[str, Any]) -> Job:
-        plan = stored["plan"]
+        form, plan = stored.pop("form", 1), stored["plan"]
         plan = {key: tuple(value) if isinstance(value, list) else value for key, value in plan.items()}
         texts = [stored["model"], stored["precision"], stored["data"]["data"], *plan["methods"]]
         if not isinstance(plan["methods"], tuple) or not all(isinstance(text, str) for text in texts):
             raise TypeError("model, precision, data and methods must be texts")
         made = Plan(**{**plan, "training": Training(**plan["training"])})
-        return cls(**{**stored, "data": _options(stored["data"]), "plan": made, "watch": tuple(stored.get("watch", ()))})
+        return cls(**{**stored, "data": _options(stored["data"], form), "plan": made, "watch": tuple(stored.get("watch", ()))})
 
     def at(self, alphas: tuple[float, ...]) -> Job:
         """The same with other coefficients of WiSE-FT."""
         return replace(self, plan=replace(self.plan, alphas=alphas))
 
 
-def _options(stored: dict[str, Any]) -> DataOptions:
+def _options(stored: dict[str, Any], form: int) -> DataOptions:
     cut = stored.get("cut")
+    if form < FORM and stored.get("val_share") == VAL_SHARE:
+        stored = {**stored, "val_share": None}
     return DataOptions(**{**stored, "cut": Cut(cut["protocol"], cut["part"], tuple(cut["others"]), cut.get("val_share")) if cut else None})

@@ -29,10 +29,10 @@ from typing import Any, Protocol
 from PIL import Image
 
 from surefoot import records
-from surefoot.anchors.writing import writing
 from surefoot.data.digest import digests
 from surefoot.data.embedded import cache_folder
 from surefoot.data.images import read_image
+from surefoot.data.writing import writing
 from surefoot.errors import DataError, MissingDataError, SettingError
 
 log = logging.getLogger(__name__)

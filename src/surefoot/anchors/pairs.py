@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from surefoot.anchors.pool import Pool
-from surefoot.anchors.writing import writing
+from surefoot.data.writing import writing
 from surefoot.errors import DataError, MissingDataError
 
 FILE, TEXTS, IMAGES = "pairs.jsonl", "pairs.csv", "pairs"

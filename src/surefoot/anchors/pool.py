@@ -23,7 +23,7 @@ from typing import BinaryIO
 from surefoot.data.downloads import is_remote
 from surefoot.data.embedded import names, unpack
 from surefoot.data.layout import SUFFIXES
-from surefoot.data.shards import BROKEN, MOST_IMAGE, MOST_TEXT, check_member, content, is_there, stamp, text_of, walk
+from surefoot.data.shards import BROKEN, MOST_IMAGE, MOST_TEXT, check_member, content, is_there, open_tar, stamp, text_of, walk
 from surefoot.data.streamed import LIST, expanded, fetched, local_shards, read_list, shards_named, tar_name
 from surefoot.errors import DataError, MissingDataError, SettingError
 
@@ -63,9 +63,9 @@ class Place:
             if self.size < 0:
                 found = content(self.file, MOST_IMAGE + 1)
             else:
-                with self.file.open("rb") as opened:
-                    opened.seek(self.offset)
-                    found = opened.read(min(self.size, MOST_IMAGE))
+                with open_tar(self.file) as shard:
+                    shard.seek(self.offset)
+                    found = shard.read(min(self.size, MOST_IMAGE))
         except OSError as error:
             raise DataError(f"{self.file} cannot be read ({error.strerror}). Put it back, or retrieve again without it.") from error
         if len(found) < self.size or len(found) > MOST_IMAGE:

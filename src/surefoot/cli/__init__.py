@@ -137,6 +137,8 @@ for command, example in EXAMPLES.items():
 def main() -> None:
     """Entry point: errors that Surefoot raises on purpose, and a disk that refuses, are printed and end with code 2."""
     logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=Console(stderr=True), show_path=False)])
+    if os.environ.get("RANK", "0") == "0":
+        logging.getLogger("surefoot.data.streamed").setLevel(logging.INFO)  # which shard is downloaded: it may take hours
     try:
         with stopping.listening():
             app()

@@ -17,12 +17,12 @@ from surefoot.anchors.captioners import MAX_NEW_TOKENS, load_captioner
 from surefoot.anchors.captions import FILE, KEPT, Captioner, cache_path, caption_images, rewrite_captions, write_captions
 from surefoot.anchors.given import captions_of_csv, captions_of_data
 from surefoot.anchors.rewriting import TransformersRewriter
-from surefoot.anchors.writing import alone
 from surefoot.cli import console as shared
 from surefoot.cli.compare import BaseToNew
 from surefoot.data import Dataset
 from surefoot.data.digest import digests
 from surefoot.data.embedded import names
+from surefoot.data.writing import alone
 from surefoot.errors import MissingDataError, SettingError, unknown_name
 from surefoot.job import DataOptions
 from surefoot.model import pick_device
@@ -59,7 +59,7 @@ def caption(
     device: shared.Device = "auto",
     base_to_new: BaseToNew = False,
     split_seed: shared.SplitSeed = 0,
-    val_share: shared.ValShare = 0.15,
+    val_share: shared.ValShare = None,
     test_share: shared.TestShare = 0.15,
     skip_unreadable: shared.SkipUnreadable = False,
 ) -> None:

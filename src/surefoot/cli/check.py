@@ -26,7 +26,7 @@ def check(
     root: shared.Root = None,
     as_json: Annotated[bool, typer.Option("--json", help="Write all facts as JSON instead, every path named.")] = False,
     split_seed: shared.SplitSeed = 0,
-    val_share: shared.ValShare = 0.15,
+    val_share: shared.ValShare = None,
     test_share: shared.TestShare = 0.15,
 ) -> None:
     """Read every image once: counts, unreadable files, leaks between splits, class names, imbalance. Code 2 if training cannot start.

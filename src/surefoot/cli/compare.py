@@ -73,7 +73,7 @@ def compare(
     precision: shared.PrecisionOption = None,
     device: shared.Device = "auto",
     split_seed: shared.SplitSeed = 0,
-    val_share: shared.ValShare = 0.15,
+    val_share: shared.ValShare = None,
     test_share: shared.TestShare = 0.15,
     skip_unreadable: shared.SkipUnreadable = False,
     set_: shared.Set = None,

@@ -62,7 +62,11 @@ Anchors = Annotated[
     typer.Option(help="Folder of captions and retrieved pairs. Default: the data's own, in the user's cache.", show_default=False),
 ]
 SplitSeed = Annotated[int, typer.Option(help="Seed of the splits that are cut off train where the data have no val or test.")]
-ValShare = Annotated[float, typer.Option(help="Part of the images that becomes validation where the data have none.")]
+VAL_SHARE_HELP = (
+    "Part of the images that becomes validation where the data have none. Default: 0.15, or what the catalogue says of the data set (0.02 "
+    "of ImageNet)."
+)
+ValShare = Annotated[float | None, typer.Option(help=VAL_SHARE_HELP, show_default=False)]
 TestShare = Annotated[float, typer.Option(help="Part of the images that becomes test where the data have none.")]
 Watch = Annotated[
     str | None,

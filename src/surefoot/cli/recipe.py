@@ -18,7 +18,7 @@ def resolve(data: str, recipe: str | None, assignments: Sequence[str] | None, **
 
     Without a model the embedded data get the embedded one, and anybody's own images a CLIP that was pre-trained on photographs. Without
     a recipe the model's own is taken. `usual` are the seeds and the steps of a benchmark, for what neither the user nor the user's recipe
-    says; IconCLIP's own recipe, whose length was chosen for it, says both.
+    says: the same for all data and models, IconCLIP among them, whose own recipe counts only if it is asked for.
     """
     usual = given.pop("usual", None)
     said = config.read_recipe(recipe) if recipe else {}
@@ -27,7 +27,7 @@ def resolve(data: str, recipe: str | None, assignments: Sequence[str] | None, **
         model = said.get("model", "iconclip" if data in embedded.names() else DEFAULT_MODEL)
     table = said or config.read_recipe("iconshift" if model == "iconclip" else "clip")
     assigned = config.parse_assignments(assignments or [])
-    if usual and (said or model != "iconclip"):
+    if usual:
         table = {**table, "seeds": said.get("seeds", usual["seeds"])}
         if not _length_said({**said, **{key: value for key, value in given.items() if value is not None}}, assigned):
             table["training"] = {**table.get("training", {}), "steps": usual["steps"]}

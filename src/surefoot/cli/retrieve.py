@@ -14,12 +14,12 @@ from surefoot import records
 from surefoot.anchors.pairs import KEPT, write_pairs
 from surefoot.anchors.pool import Pool, open_pool
 from surefoot.anchors.retrieval import BATCH, Retrieved, check, embed_images, embed_texts, retrieve_pairs
-from surefoot.anchors.writing import alone
 from surefoot.cli import console as shared
 from surefoot.cli.compare import BaseToNew
 from surefoot.cli.recipe import resolve
 from surefoot.data import Dataset
 from surefoot.data.digest import digests
+from surefoot.data.writing import alone
 from surefoot.errors import SettingError
 from surefoot.identity import weights_hash
 from surefoot.job import DataOptions, pick_precision
@@ -62,7 +62,7 @@ def retrieve(
     device: shared.Device = "auto",
     base_to_new: BaseToNew = False,
     split_seed: shared.SplitSeed = 0,
-    val_share: shared.ValShare = 0.15,
+    val_share: shared.ValShare = None,
     test_share: shared.TestShare = 0.15,
     skip_unreadable: shared.SkipUnreadable = False,
 ) -> None:

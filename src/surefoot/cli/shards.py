@@ -9,12 +9,9 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from surefoot.anchors.writing import alone
 from surefoot.cli import console as shared
 from surefoot.data import load
 from surefoot.data.packing import PER_SHARD, pack
-
-KEPT = "shards that are finished are kept"
 
 
 def shards(
@@ -23,14 +20,14 @@ def shards(
     root: shared.Root = None,
     images_per_shard: Annotated[int, typer.Option(help="Images in each .tar file.")] = PER_SHARD,
     split_seed: shared.SplitSeed = 0,
-    val_share: shared.ValShare = 0.15,
+    val_share: shared.ValShare = None,
     test_share: shared.TestShare = 0.15,
 ) -> None:
     """Write a data set as webdataset shards, images as they are and in the same order; --out can be given wherever DATA can."""
     shared.check_folder(out)
     dataset = load(data, root=root, seed=split_seed, val_share=val_share, test_share=test_share)
     shared.tell_notes(dataset)
-    with alone(out, "shards", "--out", KEPT), shared.counting("packing images") as on_image:
+    with shared.counting("packing images") as on_image:
         number = pack(dataset, out, per_shard=images_per_shard, on_image=on_image)
     images = sum(len(split) for split in dataset.splits.values())
     where = shlex.join(["surefoot", "check", str(out)])

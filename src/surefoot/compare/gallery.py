@@ -37,7 +37,8 @@ def examples(folder: Path, dataset: Dataset, name: str, a: records.Evaluation, b
     made: list[records.Example] = []
     for change, right, wrong in (("gained", 0, 1), ("lost", 1, 0)):
         queues = []
-        for split in (split for name, split in dataset.splits.items() if name == "test" or name.startswith("shifts/")):
+        shown = (split for name, split in dataset.splits.items() if name == "test" or name.startswith("shifts/"))
+        for split in (split for split in shown if not split.together):  # else a row is a group, not an image
             own, other = answers[0][split.name], answers[1][split.name]
             rows = np.flatnonzero(answers[right][split.name].correct & ~answers[wrong][split.name].correct)
             ordered = rows[np.argsort(-own.confidence[rows], kind="stable")]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import http.client
+import json
 import os
 import re
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from email.message import Message
+from email.utils import parsedate_to_datetime
 from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
@@ -73,29 +75,101 @@ def download(address: str, cache: Path) -> Path:
 
     Raises:
         MissingDataError: the server says that there is none.
-        DataError: the transfer breaks again and again, and what came is kept; or the file there is no whole tar.
+        DataError: the transfer breaks again and again, or the disk is full, and what came is kept; or the file there is no whole tar.
     """
-    target = cache / hashlib.sha256(address.encode()).hexdigest()[:16] / name_of(address)
+    target = place_of(address, cache)
     if target.is_file():
         return target
-    target.parent.mkdir(parents=True, exist_ok=True)
     partial, tag = target.with_name(target.name + ".part"), target.with_name(target.name + ".tag")
-    with _alone(target.with_name(target.name + ".lock")):
-        if not target.is_file():  # else another process was faster
-            _get(address, partial, tag)
-            partial.replace(target)  # before another process may begin
-            tag.unlink(missing_ok=True)
+    with told_of_disk(address, target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        with alone_with(target):
+            if not target.is_file():  # else another process was faster
+                fill(address, partial, tag)
+                settle(partial, tag, target)
+                partial.replace(target)  # before another process may begin
+                tag.unlink(missing_ok=True)
     return target
 
 
-def _get(address: str, partial: Path, tag: Path) -> None:
-    """Fill a file with the whole tar of an address; `tag` tells which state of it the bytes are from."""
+def place_of(address: str, cache: Path) -> Path:
+    """Where the file of an address lies in the cache."""
+    return cache / hashlib.sha256(address.encode()).hexdigest()[:16] / name_of(address)
+
+
+@contextmanager
+def told_of_disk(address: str, target: Path) -> Iterator[None]:
+    """What a disk refuses becomes a sentence; what went wrong in a transfer is none of its errors.
+
+    Raises:
+        DataError: it cannot be written, such as a full one.
+    """
+    try:
+        yield
+    except DataError:
+        raise
+    except OSError as error:
+        partial, tag = target.with_name(target.name + ".part"), target.with_name(target.name + ".tag")
+        raise DataError(
+            f"{error.filename or partial} cannot be written ({error.strerror or error}), which {address} is downloaded to. Make room "
+            "there, or allow it to be written, or name another folder by SUREFOOT_CACHE, and run the same command again: "
+            f"{kept(partial, tag)} bytes are kept."
+        ) from error
+
+
+def settle(partial: Path, tag: Path, target: Path) -> None:
+    """Give a whole file the time of change that the server tells, or one made of its ETag, and write size and time down for `told_of`.
+
+    So the same file has the same size and time whenever it is downloaded, and what is known of it stays known.
+    """
+    known = tag.read_text(encoding="latin-1") if tag.is_file() else ""
+    seconds = int(hashlib.sha256(known.encode("latin-1")).hexdigest()[:7], 16) if known else 0
+    with suppress(ValueError):
+        seconds = int(parsedate_to_datetime(known).timestamp())
+    os.utime(partial, (seconds, seconds))
+    about = _about(target)
+    written = about.with_name(about.name + ".new")
+    written.write_text(json.dumps([partial.stat().st_size, seconds * 10**9]), encoding="utf-8")
+    written.replace(about)
+
+
+def told_of(target: Path) -> tuple[int, int] | None:
+    """Size and time of change of a file that was downloaded, whether it is there or not any more; None if it never was."""
+    try:
+        size, changed = json.loads(_about(target).read_text(encoding="utf-8"))
+        return int(size), int(changed)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def _about(target: Path) -> Path:
+    return target.with_name(target.name + ".json")
+
+
+def kept(partial: Path, tag: Path) -> int:
+    """How many bytes the next transfer need not get again."""
+    return partial.stat().st_size if partial.is_file() and tag.is_file() and tag.stat().st_size else 0
+
+
+def fill(address: str, partial: Path, tag: Path, room: Callable[[int], None] | None = None) -> None:
+    """Fill a file with the whole tar of an address; `tag` tells which state of it the bytes are from.
+
+    Args:
+        address: where it lies.
+        partial: the file.
+        tag: a file of its own.
+        room: called with the size that the file will have, or has by now where the server does not tell, before it grows.
+
+    Raises:
+        MissingDataError: the server says that there is none.
+        DataError: as in `download`.
+    """
     problem = ""
     for attempt in range(TRIES):
         if attempt:
             time.sleep(PAUSE)
         with partial.open("ab") as file:
-            problem, whole = _transfer(address, file, tag)
+            problem, whole = _transfer(address, file, tag, room)
         if problem:
             continue
         if not (problem := damage(partial)):
@@ -104,14 +178,13 @@ def _get(address: str, partial: Path, tag: Path) -> None:
             partial.unlink()
             tag.unlink(missing_ok=True)
             raise DataError(f"{address} is no whole tar file: {problem}. Put a whole one there, or leave it out of the list.")
-    kept = partial.stat().st_size if tag.is_file() else 0
-    raise DataError(f"{address} could not be downloaded ({problem}). Run the same command again: {kept} bytes are kept.")
+    raise DataError(f"{address} could not be downloaded ({problem}). Run the same command again: {kept(partial, tag)} bytes are kept.")
 
 
 @contextmanager
-def _alone(lock: Path) -> Iterator[None]:
-    """One process at a time does what this surrounds."""
-    with lock.open("ab") as file:
+def alone_with(path: Path) -> Iterator[None]:
+    """One process, and one thread, at a time does what this surrounds with a file."""
+    with path.with_name(path.name + ".lock").open("ab") as file:
         try:
             import fcntl
         except ImportError:  # Windows
@@ -121,7 +194,7 @@ def _alone(lock: Path) -> Iterator[None]:
         yield
 
 
-def _transfer(address: str, file: BinaryIO, tag: Path) -> _Answer:
+def _transfer(address: str, file: BinaryIO, tag: Path, room: Callable[[int], None] | None = None) -> _Answer:
     """Append what is missing, if the file there is still the one that the bytes are from, which `tag` tells; else get all of it."""
     known = tag.read_text(encoding="latin-1") if tag.is_file() else ""
     if not known:
@@ -143,15 +216,17 @@ def _transfer(address: str, file: BinaryIO, tag: Path) -> _Answer:
             if not part or int(part[1]) != have or _is_another(response.headers, known):
                 _empty(file)
                 return _Answer("the server sent another part than was asked for")
-            return _received(response, file, int(part[2]) if part[2] else None)
+            return _received(response, file, int(part[2]) if part[2] else None, room)
         _empty(file)  # the server sends all of it
         _keep(tag, _tag(response.headers))
         length = response.headers.get("Content-Length", "")
-        return _received(response, file, int(length) if length.isdecimal() else None)
+        return _received(response, file, int(length) if length.isdecimal() else None, room)
 
 
-def _received(response: http.client.HTTPResponse, file: BinaryIO, total: int | None) -> _Answer:
+def _received(response: http.client.HTTPResponse, file: BinaryIO, total: int | None, room: Callable[[int], None] | None = None) -> _Answer:
     """Append what a server sends, up to the size that the file is to have, if that is known."""
+    if room and total is not None:
+        room(total)
     since, before = time.monotonic(), file.tell()
     while total is None or file.tell() < total:
         try:
@@ -160,7 +235,10 @@ def _received(response: http.client.HTTPResponse, file: BinaryIO, total: int | N
             return _Answer(str(error))
         if not chunk:
             break
+        if room and total is None:
+            room(file.tell() + len(chunk))
         file.write(chunk)
+        file.flush()  # a process that is killed has not waited in vain
         if (now := time.monotonic()) - since > TIMEOUT:
             if file.tell() - before < LEAST:
                 return _Answer(f"only {file.tell() - before} bytes came in {now - since:.0f} seconds")

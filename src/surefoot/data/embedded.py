@@ -77,7 +77,7 @@ def load(
     *,
     root: str | Path | None = None,
     seed: int = 0,
-    val_share: float = splits.VAL_SHARE,
+    val_share: float | None = None,
     test_share: float = splits.TEST_SHARE,
     templates: str = "own",
 ) -> Dataset:
@@ -87,8 +87,8 @@ def load(
         name_or_path: an embedded name, a folder, a .csv or .jsonl file; with a root, a name of the catalogue.
         root: the folder that a data set of the catalogue lies in; nothing else needs one.
         seed: of the splits that are made; given ones do not depend on it.
-        val_share: of each class's distinct training images, if there is no val. Where it is left at its default, a data set of the
-            catalogue has a share of its own (2% of ImageNet).
+        val_share: of each class's distinct training images, if there is no val. None is 0.15, or for a data set of the
+            catalogue the share that it declares (2% of ImageNet).
         test_share: the same for test.
         templates: "clip" takes CLIP's own prompts for a data set of the catalogue that has others; nothing else has any but its "own".
 
@@ -105,8 +105,7 @@ def load(
     path = Path(name_or_path)
     if root is not None and str(name_or_path) in catalog.names():
         found = catalog.open_declared(str(name_or_path), Path(root), templates)
-        own = catalog.declared(str(name_or_path)).val_share
-        val_share = own if own is not None and val_share == splits.VAL_SHARE else val_share
+        val_share = catalog.declared(str(name_or_path)).val_share if val_share is None else val_share
     elif str(name_or_path) in _manifest():
         found = open_dataset(unpack(str(name_or_path)))
     elif str(name_or_path) in UNSEEN:
@@ -117,7 +116,7 @@ def load(
         found = open_dataset(path)
     else:
         raise _unknown(str(name_or_path), catalog.names())
-    return splits.complete(found, seed=seed, val_share=val_share, test_share=test_share)
+    return splits.complete(found, seed=seed, val_share=splits.VAL_SHARE if val_share is None else val_share, test_share=test_share)
 
 
 def _unseen(name: str) -> Dataset:

@@ -27,7 +27,6 @@ A class is called by its folder's name with `_` read as a space, unless dataset.
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,9 +35,9 @@ from typing import Any
 from PIL import features
 
 from surefoot.data.anchors import Anchors
+from surefoot.data.dataset_toml import check_class_names, class_name, read_config
 from surefoot.data.digest import digests
-from surefoot.errors import DataError, MissingDataError, SettingError, unknown_name
-from surefoot.prompts import check_template
+from surefoot.errors import DataError, MissingDataError, unknown_name
 
 _AVIF = {".avif"} if "avif" in features.modules and features.check("avif") else set()
 SUFFIXES = frozenset(
@@ -52,7 +51,6 @@ _OTHER_NAMES = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test", "shift": "shifts", "shifts": "shifts", "unseen": "unseen",
 }  # fmt: skip
-_KEYS = ("name", "id_context", "templates", "contexts", "class_names")
 
 
 @dataclass(frozen=True)
@@ -70,6 +68,7 @@ class Split:
             is the largest of theirs.
         groups: empty, or one text for each image, such as its region, "" where it is in none: accuracy in the worst group is reported.
         accepted: empty, or for each image the classes besides its label that are right too (a frame of a video that shows several).
+        together: of a shift: the images of a group (a video) count as one, which is right only if all of them are.
         border: pixels that are cut off each side of an image before anything else (ObjectNet: 2).
         declared: the classes that the set was published with (ImageNet-R: 200), whether all of them are on disk or not; empty if unknown.
         file: the user's file of arrays, or folder of such files, that the images were unpacked from; empty where they are files themselves.
@@ -87,6 +86,7 @@ class Split:
     declared: tuple[int, ...] = ()
     file: str = ""
     accepted: tuple[tuple[int, ...], ...] = ()
+    together: bool = False
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -171,7 +171,7 @@ class Dataset:
             total.update(repr((name, split.class_names, split.labels, split.captions, images)).encode())
             if any(more := (split.templates, split.mapped, split.groups, split.border)):
                 total.update(repr(more).encode())
-            total.update(repr(split.accepted).encode() * bool(split.accepted))
+            total.update(repr(split.accepted).encode() * bool(split.accepted) + b"together" * split.together)
             if split.own_classes != sorted({*split.labels}):
                 total.update(repr(split.declared).encode())
         return total.hexdigest()[:16]
@@ -235,28 +235,6 @@ def dataset_of(
     )
 
 
-def class_name(config: Mapping[str, Any], label: str) -> str:
-    """What a class is called in prompts, from its folder's name or its label in a manifest.
-
-    Examples:
-        >>> class_name({"class_names": {"granny": "granny smith apple"}}, "granny"), class_name({}, "red_delicious")
-        ('granny smith apple', 'red delicious')
-    """
-    return str(config.get("class_names", {}).get(label, label.replace("_", " ")))
-
-
-def check_class_names(path: Path, config: Mapping[str, Any], classes: Iterable[str]) -> None:
-    """Every key of [class_names] is a class.
-
-    Raises:
-        UnknownNameError: one is not.
-    """
-    classes = set(classes)
-    for label in config.get("class_names", {}):
-        if label not in classes:
-            raise unknown_name(f"class in [class_names] of {path}", label, classes)
-
-
 def listed(names: Iterable[object], most: int = 5) -> str:
     """The first few names, and how many more there are.
 
@@ -271,50 +249,6 @@ def listed(names: Iterable[object], most: int = 5) -> str:
 def split_meant(name: str) -> str | None:
     """The split that a name such as "Train" or "validation" means, if it means one."""
     return _OTHER_NAMES.get(name.lower())
-
-
-def read_config(path: Path) -> dict[str, Any]:
-    """The entries of a dataset.toml, checked; none if there is no such file.
-
-    Raises:
-        DataError: it is not TOML, or an entry has not the form that the head of this module shows.
-        UnknownNameError: a key that has no meaning.
-    """
-    if not path.is_file():
-        return {}
-    try:
-        config = tomllib.loads(path.read_text(encoding="utf-8"))
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
-    except tomllib.TOMLDecodeError as error:
-        raise DataError(f"{path} is not valid TOML: {error}. Texts stand in quotes, and one entry on each line.") from error
-    for key in config:
-        if key not in _KEYS:
-            raise unknown_name(f"key of {path}", key, _KEYS)
-    _check_types(path, config)
-    for template in [*config.get("templates", []), *config.get("contexts", {}).values()]:
-        try:
-            check_template(template)
-        except SettingError as error:
-            raise DataError(f'{path}: {error} Write it as in "a photo of a {{}}."') from error
-    if config.get("id_context") and config["id_context"] not in config.get("contexts", {}):
-        raise DataError(f"{path}: id_context is '{config['id_context']}', which [contexts] does not hold. Add a prompt for it there.")
-    return config
-
-
-def _check_types(path: Path, config: Mapping[str, Any]) -> None:
-    """Every entry has the form that the head of this module shows, or a DataError says which has not."""
-    templates, tables = config.get("templates", ["{}"]), [config.get(key, {}) for key in ("contexts", "class_names")]
-    if not isinstance(templates, list) or not templates or not all(isinstance(template, str) for template in templates):
-        raise DataError(f'{path}: templates is {templates!r}. Write a list of texts, such as ["a photo of a {{}}."].')
-    for table in tables:
-        if not isinstance(table, dict) or not all(isinstance(value, str) for value in table.values()):
-            raise DataError(f"{path}: {table!r} must be a table of texts under [contexts] or [class_names].")
-    if empty := [label for label, called in tables[1].items() if not called.strip()]:
-        raise DataError(f"{path}: the class '{empty[0]}' has an empty name under [class_names]. Write what is on its images.")
-    for key in ("name", "id_context"):
-        if not isinstance(config.get(key, ""), str):
-            raise DataError(f"{path}: {key} is {config[key]!r}. Write a text in quotes.")
 
 
 def _children(root: Path, kind: str) -> list[str]:

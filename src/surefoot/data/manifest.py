@@ -22,7 +22,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from surefoot.data.layout import SPLITS, Dataset, Split, check_class_names, class_name, dataset_of, listed, read_config, split_meant
+from surefoot.data.dataset_toml import check_class_names, class_name, read_config
+from surefoot.data.layout import SPLITS, Dataset, Split, dataset_of, listed, split_meant
 from surefoot.data.shards import is_there
 from surefoot.errors import DataError, MissingDataError
 

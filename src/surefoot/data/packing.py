@@ -9,16 +9,18 @@ import os
 import re
 import tarfile
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 from surefoot.data.layout import SUFFIXES, Dataset, Split, listed
 from surefoot.data.sharded import METRICS, NAMES, SET
 from surefoot.data.shards import MOST_IMAGE, MOST_TEXT, content, stamp
 from surefoot.data.streamed import NUM_SHARDS
+from surefoot.data.writing import alone
 from surefoot.errors import DataError, SettingError
 
 PLAN = "packing.json"
-LOCK = ".shards.lock"  # of the command, which lets one process at a time into the folder
+LOCK = ".shards.lock"  # lets one process at a time into the folder
 PER_SHARD = 10_000
 _MOST_NAME = 60  # letters of a member's name that tell where it came from
 
@@ -41,13 +43,13 @@ def pack(dataset: Dataset, out: Path, *, per_shard: int = PER_SHARD, on_image: C
     Raises:
         SettingError: `per_shard` below 1, or a folder that holds something else.
         DataError: an image that cannot be read, or whose name does not end as images do; or what could not be opened again: an empty
-            split, a class without an image in train, a class name with spaces around it, a caption that is too long.
+            split, a class without an image in train, a class name with spaces around it, a caption that is too long; or another process
+            packs into the folder.
     """
     if per_shard < 1:
         raise SettingError(f"{per_shard} images per shard were asked for. Give 1 or more; 10000 is usual.")
     parts = [(name, start, split) for name, split in dataset.splits.items() for start in range(0, len(split), per_shard)]
     _check(dataset)
-    _begin(dataset, out, per_shard)
     done, total = 0, sum(len(split) for split in dataset.splits.values())
 
     def tell(more: int) -> None:
@@ -56,13 +58,15 @@ def pack(dataset: Dataset, out: Path, *, per_shard: int = PER_SHARD, on_image: C
         if on_image:
             on_image(done, total)
 
-    for name, start, split in parts:
-        rows = range(start, min(start + per_shard, len(split)))
-        target = out / name / f"{start // per_shard:06d}.tar"
-        if target.is_file():
-            tell(len(rows))
-        else:
-            _write(target, dataset, split, rows, tell)
+    with alone(out, "shards", "--out", "shards that are finished are kept"):
+        _begin(dataset, out, per_shard)
+        for name, start, split in parts:
+            rows = range(start, min(start + per_shard, len(split)))
+            target = out / name / f"{start // per_shard:06d}.tar"
+            if target.is_file():
+                tell(len(rows))
+            else:
+                _write(target, dataset, split, rows, tell)
     return len(parts)
 
 
@@ -93,7 +97,7 @@ def _check_samples(split: Split) -> None:
     for row, path in enumerate(split.paths):
         if path.suffix.lower() not in SUFFIXES:
             raise DataError(f"{path} has no image's ending. Rename it; images end in {', '.join(sorted(SUFFIXES))}.")
-        for what, text in (("caption", _caption(split, row)), ("group", _group(split, row))):
+        for what, text in (("caption", _caption(split, row)), ("group", _more(split, row))):
             if len(text) > MOST_TEXT:
                 raise DataError(
                     f"The {what} of {path} has {len(text)} bytes; shards hold texts of {MOST_TEXT} at most. Shorten it: models read "
@@ -112,8 +116,8 @@ def _begin(dataset: Dataset, out: Path, per_shard: int) -> None:
     _replace(out / PLAN, _json(plan))
     _replace(out / NAMES, _listing(dataset.class_names))
     _replace(out / "dataset.toml", _toml(dataset))
-    if dataset.metric != METRICS[0]:
-        _replace(out / SET, f"metric = {_json(dataset.metric)}\n")
+    if whole := _whole(dataset):
+        _replace(out / SET, whole)
     for name, split in dataset.splits.items():
         if about := _about(split):
             _replace(out / name / SET, about)
@@ -124,10 +128,11 @@ def _begin(dataset: Dataset, out: Path, per_shard: int) -> None:
 
 def _content_hash(dataset: Dataset) -> str:
     """Of everything that is written but the bytes of images, of which size and time of change stand in."""
-    total = hashlib.sha256((_toml(dataset) + dataset.metric).encode())
+    total = hashlib.sha256((_toml(dataset) + dataset.metric + _whole(replace(dataset, metric=METRICS[0]))).encode())
     for name, split in dataset.splits.items():
         images = [(dataset.written(path), *_stamp(path)) for path in split.paths]
         total.update(repr((name, split.class_names, split.labels, split.captions, split.groups, _about(split), images)).encode())
+        total.update(repr(split.accepted).encode() * any(split.accepted))
     return total.hexdigest()[:16]
 
 
@@ -163,9 +168,16 @@ def _toml(dataset: Dataset) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _whole(dataset: Dataset) -> str:
+    """set.toml of the data set; "" if it has nothing of its own."""
+    known = {"id_domain": dataset.id_domain, "fewer_shots": dataset.fewer_shots}
+    usual = "" if dataset.metric == METRICS[0] else f"metric = {_json(dataset.metric)}\n"
+    return usual + "".join(f"{key} = {_json(value)}\n" for key, value in known.items() if value)
+
+
 def _about(split: Split) -> str:
     """set.toml of a split; "" if it has nothing of its own."""
-    known = {"templates": split.templates, "mapped": split.mapped, "border": split.border}
+    known = {key: getattr(split, key) for key in ("templates", "mapped", "border", "declared", "together")}
     return "".join(f"{key} = {_json(value)}\n" for key, value in known.items() if value)
 
 
@@ -193,7 +205,7 @@ def _write(target: Path, dataset: Dataset, split: Split, rows: range, tell: Call
 
 
 def _files(dataset: Dataset, split: Split, row: int) -> Iterator[tuple[str, bytes]]:
-    """The names and the bytes of a sample: its image, its class, and its caption and its group if it has them."""
+    """The names and the bytes of a sample: its image, its class, and what else it has."""
     path = split.paths[row]
     try:
         image = content(path)
@@ -204,16 +216,20 @@ def _files(dataset: Dataset, split: Split, row: int) -> Iterator[tuple[str, byte
     yield f"{key}.cls", str(split.labels[row]).encode()
     if caption := _caption(split, row):
         yield f"{key}.txt", caption
-    if split.groups:
-        yield f"{key}.json", _group(split, row)
+    if more := _more(split, row):
+        yield f"{key}.json", more
 
 
 def _caption(split: Split, row: int) -> bytes:
     return split.captions[row].encode("utf-8", "replace") if split.captions else b""
 
 
-def _group(split: Split, row: int) -> bytes:
-    return json.dumps({"group": split.groups[row]}).encode() if split.groups else b""
+def _more(split: Split, row: int) -> bytes:
+    """KEY.json: the group, and other classes that are right; b"" for none."""
+    found: dict[str, object] = {"group": split.groups[row]} if split.groups else {}
+    if split.accepted and split.accepted[row]:
+        found["accepted"] = split.accepted[row]
+    return json.dumps(found).encode() if found else b""
 
 
 def _origin(written: str, split: str) -> str:

@@ -13,7 +13,10 @@ A sample is what a tar holds under one name without its ending: an image (KEY.jp
 KEY.json ("label" or "class": the number or the name), optionally a caption (KEY.txt, or "caption" in KEY.json) and a "group" in KEY.json.
 A set with a classnames.txt of its own numbers its classes by it; but for unseen sets all must be classes of train. A set.toml beside the
 tars may hold prompts of the set's own (templates), the training classes that count as each of its own (mapped) and the pixels that are cut
-off each side (border); one beside train/ may hold the metric that counts besides accuracy (metric). Shards are read in natural order
+off each side (border), the classes that it was published with (declared), and whether the images of a group are right only
+together (together); one beside train/ may hold the metric that counts besides accuracy (metric), what train is called as a domain
+(id_domain) and whether small classes give few-shot draws all they have (fewer_shots). Classes besides its own that are right for a sample
+may stand in KEY.json as "accepted", a list of numbers or names. Shards are read in natural order
 (2.tar before 10.tar), samples in their order in the tar.
 """
 
@@ -28,6 +31,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from surefoot.data.dataset_toml import check_class_names, read_config
 from surefoot.data.layout import (
     SPLITS,
     SUFFIXES,
@@ -35,10 +39,8 @@ from surefoot.data.layout import (
     Split,
     _children,
     _folders,
-    check_class_names,
     dataset_of,
     listed,
-    read_config,
     split_meant,
 )  # fmt: skip
 from surefoot.data.shards import COMPRESSED, Member, Shard, index
@@ -50,7 +52,8 @@ NAMES = "classnames.txt"
 TEMPLATES = "zeroshot_classification_templates.txt"
 SET = "set.toml"
 METRICS = ("accuracy", "mean_per_class", "macro_f1", "worst_group")
-_SET_KEYS = ("templates", "mapped", "border")
+_SET_KEYS = ("templates", "mapped", "border", "declared", "together")
+_WHOLE_KEYS = ("metric", "id_domain", "fewer_shots")  # of the one beside train
 _LABELS = ("label", "class")
 _AT_A_TIME = 32  # shards whose labels and captions are in memory
 
@@ -111,7 +114,7 @@ def open_shards(root: Path) -> Dataset:
         )
     check_class_names(root / "dataset.toml", config, {line for split in ("", *splits) for line in _lines(root / split / NAMES)})
     notes = [f"Fields of the samples that have no meaning here were not read: {listed(unread)}."] if unread else []
-    return replace(dataset_of(root, root.resolve().name, config, known, splits, notes), metric=_metric(root / SET))
+    return replace(dataset_of(root, root.resolve().name, config, known, splits, notes), **_whole(root / SET))
 
 
 def _config(root: Path) -> dict[str, Any]:
@@ -188,23 +191,36 @@ def _set(folder: Path, name: str, config: Mapping[str, Any], known: tuple[str, .
     rows = [row for part in parts for shard in part for row in _rows(shard, place, len(class_names), unread)]
     if not rows:
         raise DataError(f"The shards of {folder} hold no images. Fill them, or remove the folder.")
-    paths, labels, captions, groups = zip(*rows, strict=True)
+    paths, labels, captions, groups, accepted = zip(*rows, strict=True)
+    if about.get("together") and not any(groups):
+        raise DataError(f'{folder / SET}: together is true, and no sample has a group. Give each a "group" in its KEY.json.')
+    declared = _declared(folder / SET, about, len(class_names))
     if not apart and class_names is not known:
-        labels, class_names = _renumbered(folder / NAMES, labels, class_names, known), known
+        place_of, class_names = _renumbered(folder / NAMES, class_names, known), known
+        labels, declared = tuple(place_of[label] for label in labels), [place_of[label] for label in declared]
+        accepted = tuple(tuple(place_of[label] for label in own) for own in accepted)
     templates = about.get("templates") or (_templates(folder / TEMPLATES) if apart else ())
     return Split(
         name, paths, labels, class_names, captions if any(captions) else (), tuple(templates), tuple(map(tuple, mapped)),
-        groups if any(groups) else (), about.get("border", 0),
+        groups if any(groups) else (), about.get("border", 0), tuple(declared),
+        accepted=accepted if any(accepted) else (), together=about.get("together", False),
     )  # fmt: skip
 
 
-def _rows(shard: Shard, place: Mapping[str, int], num_classes: int, unread: dict[str, None]) -> Iterator[tuple[Path, int, str, str]]:
-    """(path, label, caption, group) of each sample of a shard."""
+_Row = tuple[Path, int, str, str, tuple[int, ...]]
+
+
+def _rows(shard: Shard, place: Mapping[str, int], num_classes: int, unread: dict[str, None]) -> Iterator[_Row]:
+    """(path, label, caption, group, other classes that are right) of each sample of a shard."""
     for key, sample in _samples(shard, unread).items():
         image, more = _image(shard, key, sample), _json(shard, sample)
         label = _label(shard, key, _class(shard, sample, more), place, num_classes)
         caption = _text(shard, sample, ".txt") or _told(shard, key, more, "caption")
-        yield shard.path / image.name, label, caption.strip(), _told(shard, key, more, "group")
+        others = more.get("accepted") or []
+        if not isinstance(others, list):
+            raise DataError(f"{shard.path}: accepted of {key}.json is {others!r}; it must be a list of classes. Pack the shard again.")
+        accepted = tuple(_label(shard, key, one, place, num_classes) for one in others)
+        yield shard.path / image.name, label, caption.strip(), _told(shard, key, more, "group"), accepted
 
 
 def _told(shard: Shard, key: str, more: Mapping[str, Any], name: str) -> str:
@@ -215,15 +231,15 @@ def _told(shard: Shard, key: str, more: Mapping[str, Any], name: str) -> str:
     return found or ""
 
 
-def _renumbered(path: Path, labels: Sequence[int], own: Sequence[str], known: Sequence[str]) -> tuple[int, ...]:
-    """Labels by the numbers of train, for a set that names some of the same classes in an order of its own, as ImageNet-R does."""
+def _renumbered(path: Path, own: Sequence[str], known: Sequence[str]) -> list[int]:
+    """The number in train of each class of a set that names some of the same classes in an order of its own, as ImageNet-R does."""
     place = {key: label for label, key in enumerate(_counted(known))}
     keys = _counted(own)
     if strange := [called for called, number in keys if (called, number) not in place]:
         raise DataError(
             f"{path} names classes that train does not have: {listed(strange)}. Rename them, or move the set to unseen/<name>/."
         )
-    return tuple(place[keys[label]] for label in labels)
+    return [place[key] for key in keys]
 
 
 def _counted(names: Sequence[str]) -> list[tuple[str, int]]:
@@ -249,11 +265,23 @@ def _toml(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     return found
 
 
-def _metric(path: Path) -> str:
-    metric = _toml(path, ("metric",)).get("metric", METRICS[0])
-    if metric not in METRICS:
+def _whole(path: Path) -> dict[str, Any]:
+    """The entries of the set.toml beside train, checked; none if there is no such file."""
+    about = _toml(path, _WHOLE_KEYS)
+    if (metric := about.get("metric", METRICS[0])) not in METRICS:
         raise DataError(f"{path}: metric is {metric!r}. Allowed are {', '.join(METRICS)}.")
-    return str(metric)
+    for key, kind, wanted in (("id_domain", str, "a text in quotes"), ("fewer_shots", bool, "true or false")):
+        if key in about and type(about[key]) is not kind:
+            raise DataError(f"{path}: {key} is {about[key]!r}. Write {wanted}.")
+    return about
+
+
+def _declared(path: Path, about: Mapping[str, Any], num_classes: int) -> list[int]:
+    """The classes that a set was published with, by its own numbers."""
+    declared = about.get("declared", [])
+    if not isinstance(declared, list) or not all(type(label) is int and 0 <= label < num_classes for label in declared):
+        raise DataError(f"{path}: declared is {declared!r}. Write a list of class numbers from 0 to {num_classes - 1}.")
+    return declared
 
 
 def _about(path: Path, num_classes: int) -> dict[str, Any]:
@@ -269,6 +297,8 @@ def _about(path: Path, num_classes: int) -> dict[str, Any]:
         raise DataError(f"{path}: mapped is {mapped!r}. Write a list of class numbers from 0 to {num_classes - 1} for each class.")
     if type(border) is not int or border < 0:
         raise DataError(f"{path}: border is {border!r}. Write a number of pixels, 0 or more.")
+    if type(about.get("together", False)) is not bool:
+        raise DataError(f"{path}: together is {about['together']!r}. Write true or false.")
     return about
 
 

@@ -19,7 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import BinaryIO, NamedTuple
+from typing import BinaryIO, NamedTuple, Protocol
 
 from surefoot.errors import DataError, MissingDataError
 
@@ -57,6 +57,15 @@ class Shard:
     members: tuple[Member, ...]
 
 
+class Remote(Protocol):
+    """A shard that is on the disk only while it is used, such as `surefoot.data.shard_cache.Remote`."""
+
+    stamp: _Stamp
+
+    def open(self) -> int:
+        """The number of its open file, to be closed; it is got now if it is not there."""
+
+
 class _Descriptor:
     """An open file that is closed when nobody holds it any more, so that no thread reads from a number that means another file now."""
 
@@ -78,6 +87,7 @@ class _Places(NamedTuple):
 _lock, _indexing = threading.Lock(), threading.Lock()
 _places: dict[str, _Places] = {}  # of each tar, by its path
 _elsewhere: dict[str, Path] = {}  # where a tar lies that is called otherwise
+_remote: dict[str, Remote] = {}  # what gets a tar, by the file that it lies in while it is there
 _open: OrderedDict[tuple[str, _Stamp], _Descriptor] = OrderedDict()  # the one used last stands last
 
 
@@ -133,8 +143,7 @@ def stamp(path: Path) -> _Stamp:
         DataError: there is no such tar, or no such member in it.
     """
     if (found := member_of(path)) is None:
-        status = path.stat()
-        return status.st_size, status.st_mtime_ns
+        return _stamp_of(path)
     (_, changed), (_, size) = _place(path, *found)
     return size, changed
 
@@ -145,7 +154,7 @@ def is_there(path: Path) -> bool:
     Raises:
         DataError: the tar is broken.
     """
-    if (found := member_of(path)) is None or not _file(found[0]).is_file():
+    if (found := member_of(path)) is None or not _is_had(_file(found[0])):
         return found is None and path.is_file()
     return found[1] in _placed(found[0], anew=True).images
 
@@ -153,6 +162,28 @@ def is_there(path: Path) -> bool:
 def lies_at(path: Path, file: Path) -> None:
     """From now on the tar called `path` is read from `file`, such as a downloaded shard, whose own place is different on each machine."""
     _elsewhere[str(path)] = file
+
+
+def comes_from(file: Path, remote: Remote) -> None:
+    """From now on a tar is got by `remote` whenever it is read, and need not be on the disk in between."""
+    _remote[str(file)] = remote
+
+
+def is_streamed(file: Path) -> bool:
+    """Whether a tar need not be on the disk while it is not read."""
+    return str(file) in _remote
+
+
+def remote_of(path: Path) -> tuple[str, Remote] | None:
+    """The file and what gets it, of an image in a shard that is not kept on the disk; None for any other."""
+    found = member_of(path)
+    file = str(_file(found[0])) if found else ""
+    return (file, _remote[file]) if file in _remote else None
+
+
+def open_tar(file: Path) -> BinaryIO:
+    """A tar file, open; it is not given up while it is."""
+    return os.fdopen(_remote[str(file)].open(), "rb") if str(file) in _remote else file.open("rb")
 
 
 def index(paths: Sequence[Path], on_done: Callable[[int], None] | None = None) -> list[Shard]:
@@ -169,7 +200,7 @@ def index(paths: Sequence[Path], on_done: Callable[[int], None] | None = None) -
     from surefoot.data.digest import remember  # here, because digest reads members
 
     for path in paths:
-        if not _file(path).is_file():
+        if not _is_had(_file(path)):
             raise MissingDataError(f"There is no shard {path}. Put it back, or give the folder without it.")
     stamps = [_stamp_of(_file(path)) for path in paths]  # before they are read, as in `remember`
     facts = remember(_KIND, [_file(path) for path in paths], _walked, on_done)
@@ -188,7 +219,7 @@ def walk(path: Path) -> Iterator[tuple[tarfile.TarInfo, BinaryIO]]:
     Raises:
         tarfile.TarError, EOFError and others of `BROKEN`: it is truncated, damaged or compressed, or goes on behind its end mark.
     """
-    with path.open("rb") as file:
+    with open_tar(path) as file:
         head = file.read(6)
         for magic, tool in _MAGIC.items():
             if head.startswith(magic):
@@ -297,7 +328,13 @@ def _file(tar: Path) -> Path:
     return _elsewhere.get(str(tar), tar)
 
 
+def _is_had(file: Path) -> bool:
+    return is_streamed(file) or file.is_file()
+
+
 def _stamp_of(file: Path | int) -> _Stamp:
+    if str(file) in _remote:
+        return _remote[str(file)].stamp
     status = os.stat(file)  # noqa: PTH116 - of a descriptor too
     return status.st_size, status.st_mtime_ns
 
@@ -337,6 +374,9 @@ def _placed(tar: Path, *, anew: bool = False) -> _Places:
 
 def _pread(file: Path, expected: _Stamp, offset: int, size: int) -> bytes:
     """Bytes of a file that stays open; the number of open files is bounded."""
+    if str(file) in _remote:  # not kept open, so that it can be given up for others
+        with open_tar(file) as tar:
+            return os.pread(tar.fileno(), size, offset)
     if not hasattr(os, "pread"):  # Windows
         with file.open("rb") as opened:
             opened.seek(offset)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
-from surefoot.data.downloads import download, is_remote, name_of
+from surefoot.data import shard_cache
+from surefoot.data.downloads import download, is_remote, name_of, place_of, told_of
 from surefoot.data.embedded import cache_folder
-from surefoot.data.layout import listed
-from surefoot.data.shards import COMPRESSED, lies_at
+from surefoot.data.layout import SUFFIXES, listed
+from surefoot.data.pictures import look
+from surefoot.data.shards import COMPRESSED, comes_from, index, is_streamed, lies_at
 from surefoot.errors import DataError, MissingDataError, SettingError
 
 log = logging.getLogger(__name__)
@@ -55,7 +58,8 @@ def shards_of(folder: Path) -> list[Path]:
     if (folder / LIST).is_file():
         addresses, tars = shards_named(folder), []
         for number, (name, address) in enumerate(addresses.items(), start=1):
-            log.log(logging.INFO if is_remote(address) else logging.DEBUG, "Shard %d of %d: %s", number, len(addresses), address)
+            away = is_remote(address) and told_of(place_of(address, cache_folder() / "shards")) is None
+            log.log(logging.INFO if away else logging.DEBUG, "Shard %d of %d: %s", number, len(addresses), address)
             tars.append(_listed(folder / LIST, name, address))
     _check_number(folder, tars)
     if not tars:
@@ -140,22 +144,37 @@ def folders_listed(folder: Path) -> set[str]:
 def fetched(address: str, beside: Path) -> Path:
     """The file of an address or a path: downloaded, if it is not in the cache, or where it lies.
 
+    With $SUREFOOT_SHARD_CACHE a shard is downloaded again whenever it is read and not in the cache any more.
+
     Raises:
         MissingDataError: there is none.
         DataError: see `download`.
     """
     if is_remote(address):
-        return download(address, cache_folder() / "shards")
+        cache, most = cache_folder() / "shards", shard_cache.limit()
+        if most is None:
+            return download(address, cache)
+        remote = shard_cache.Remote(address, cache, most)
+        if not remote.known:
+            os.close(remote.open())
+        comes_from(remote.file, remote)
+        return remote.file
     if not (beside / address).is_file():
         raise MissingDataError(f"There is no shard {beside / address}. Put it there, or correct the path {address}.")
     return beside / address
 
 
 def _listed(path: Path, name: str, address: str) -> Path:
-    """What a shard of the list is called; from now on it is read from where it lies."""
+    """What a shard of the list is called; from now on it is read from where it lies.
+
+    What is to be known of the images of a shard that may not stay is found out now, while it is there.
+    """
     called = path.parent / name
     try:
-        lies_at(called, fetched(address, path.parent))
+        lies_at(called, file := fetched(address, path.parent))
+        if is_streamed(file):
+            (shard,) = index([called])
+            look([called / member.name for member in shard.members if PurePosixPath(member.name).suffix.lower() in SUFFIXES])
     except DataError as error:
         raise type(error)(f"{path}: {error}") from error
     return called

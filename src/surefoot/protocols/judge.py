@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
@@ -84,6 +84,8 @@ class Judge:
         self._present = {name: classes for name, classes in present.items() if len(classes) < len(data.class_names)}
         own = {name.casefold() for name in data.class_names}
         self._groups = {name: numbered(split.groups) for name, split in self.splits.items()}
+        together = [split.name for split in data.shifts if split.together]
+        self._together = frozenset(together + [f"restricted/{_short(name)}" for name in together])
         self.probe = [name for name in probe_names() if name.casefold() not in own]
         self.device = next(self.model.parameters()).device
         self._load(self.start)
@@ -111,7 +113,7 @@ class Judge:
             for one in self._pass(members):
                 given = self._answers(one, self._logits(one.name, one.features, one.heads))
                 found |= {(one.number, one.order, name): answers for name, answers in given.items()}
-        return _outcomes(found, len(members))
+        return _outcomes(found, len(members), self._together)
 
     def ensembles(self, method: Method, state: Mapping[str, Tensor], alphas: Sequence[float]) -> list[Outcome]:
         """Evaluate output-space ensembles of theta_0 and one set of weights theta_1, all in one pass over the images by theta_1.
@@ -141,7 +143,7 @@ class Judge:
                 for number, alpha in enumerate(alphas):
                     mixed = {key: (1 - alpha) * logits + alpha * second[key] for key, logits in first.items()}
                     found |= {(number, one.order, name): answers for name, answers in self._answers(one, mixed).items()}
-        return _outcomes(found, len(alphas))
+        return _outcomes(found, len(alphas), self._together)
 
     def _pass(self, members: Sequence[Member]) -> Iterator[_Seen]:
         """Every batch of images as every member sees it; members whose image tower did not move come last, with theta_0's features."""
@@ -271,7 +273,8 @@ class Judge:
         given = accepting(answers(classes, label), split.accepted[here])
         found = {name: replace(given, group=self._groups[name][here]) if split.groups else given}
         if name in self._present:
-            found[f"restricted/{name.removeprefix('shifts/')}"] = answers(logits["classes"], label, among=self._present[name])
+            own = accepting(answers(logits["classes"], label, among=self._present[name]), split.accepted[here])
+            found[f"restricted/{_short(name)}"] = replace(own, group=found[name].group) if split.together else own
         if "context" in logits and (context := self.dataset.context_of(name)):
             number = [self.contexts.index(context)] * len(label)
             found |= {f"{kind}/{context}": answers(logits[kind], number) for kind in ("context", "context_own")}
@@ -314,12 +317,17 @@ _Found = dict[tuple[int, int, str], Answers]
 """{(member, number of the batch, evaluation set): answers}."""
 
 
-def _outcomes(found: _Found, number: int) -> list[Outcome]:
-    """What all processes found, put together for each member in the order of the images."""
+def _short(name: str) -> str:
+    return name.removeprefix("shifts/")
+
+
+def _outcomes(found: _Found, number: int, together: Collection[str]) -> list[Outcome]:
+    """What all processes found, put together for each member in the order of the images; of the sets `together`, group by group."""
     parts: list[dict[str, list[Answers]]] = [{} for _ in range(number)]
     for (member, _, name), given in sorted(merged(found).items(), key=lambda one: one[0][1]):
         parts[member].setdefault(name, []).append(given)
-    return [Outcome({name: Answers.joined(own) for name, own in one.items()}) for one in parts]
+    whole = [{name: Answers.joined(own) for name, own in one.items()} for one in parts]
+    return [Outcome({name: given.by_group() if name in together else given for name, given in one.items()}) for one in whole]
 
 
 def answers(logits: Tensor, label: Sequence[int], among: Sequence[int] | None = None) -> Answers:

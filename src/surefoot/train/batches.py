@@ -12,6 +12,8 @@ from torch import Tensor
 
 from surefoot.data.images import Budget, Images
 from surefoot.data.layout import Dataset
+from surefoot.data.packing import PER_SHARD
+from surefoot.data.shards import member_of
 from surefoot.distributed import share
 from surefoot.model import ImageTextModel
 from surefoot.objective import Batch
@@ -66,7 +68,9 @@ def batches(
     labels = torch.tensor(dataset.split("train").labels)
     texts = _Texts(dataset, needs)
     tokens = model.tokenize(texts.all).to(device)
-    draws = _draws(labels, dataset.split("train").groups, texts.num_templates, training)
+    train = dataset.split("train")
+    shards = shard_numbers(train.paths) if training.shards_at_a_time else labels
+    draws = _draws(labels, train.groups, shards, texts.num_templates, training)
     steps = itertools.islice(draws, begin, training.num_steps(len(labels)))
     if isinstance(source, Tensor):
         for rows, seed, template in steps:
@@ -161,22 +165,45 @@ def mirrored(image: Tensor, drawn: Tensor) -> Tensor:
     return torch.where(turned[:, None, None, None], image.flip(-1), image)
 
 
-def _draws(labels: Tensor, groups: Sequence[str], num_templates: int, training: Training) -> Iterator[tuple[Tensor, int, Tensor]]:
+def shard_numbers(paths: Sequence[Path]) -> Tensor:
+    """The number of the shard that each image lies in, [N], counted in the order of the images.
+
+    Images in no shard count to those that `surefoot shards` would pack them into, so that the order is the same before and after.
+    """
+    place: dict[object, int] = {}
+    tars = ((found[0] if (found := member_of(path)) else row // PER_SHARD) for row, path in enumerate(paths))
+    return torch.tensor([place.setdefault(tar, len(place)) for tar in tars])
+
+
+def _draws(
+    labels: Tensor, groups: Sequence[str], shards: Tensor, num_templates: int, training: Training
+) -> Iterator[tuple[Tensor, int, Tensor]]:
     """For every step, without end: rows [B], a seed for its crops, and a template for each row [B]."""
     size = min(training.batch_size, len(labels))
     for epoch in itertools.count():
         generator = torch.Generator().manual_seed(training.seed * 1_000_003 + epoch)
-        for rows in torch.split(_order(labels, groups, training, generator), size):
+        for rows in torch.split(_order(labels, groups, shards, training, generator), size):
             if len(rows) < size:
                 continue
             template = torch.randint(num_templates, (size,), generator=generator)
             yield rows, int(torch.randint(2**62, (), generator=generator)), template
 
 
-def _order(labels: Tensor, groups: Sequence[str], training: Training, generator: torch.Generator) -> Tensor:
+def _order(labels: Tensor, groups: Sequence[str], shards: Tensor, training: Training, generator: torch.Generator) -> Tensor:
     if training.sampling != "shuffled":
         place = {group: number for number, group in enumerate(dict.fromkeys(groups))}
         of = labels if training.sampling == "balanced" else torch.tensor([place[group] for group in groups])
         weight = 1.0 / torch.bincount(of)[of]
         return torch.multinomial(weight, len(labels), replacement=True, generator=generator)
+    if training.shards_at_a_time:
+        return _by_shards(shards, training.shards_at_a_time, generator)
     return torch.randperm(len(labels), generator=generator)
+
+
+def _by_shards(shards: Tensor, at_a_time: int, generator: torch.Generator) -> Tensor:
+    """Every row once: the shards in a random order, and the rows of each `at_a_time` of them in a random order."""
+    found = []
+    for part in torch.split(torch.randperm(int(shards.max()) + 1, generator=generator), at_a_time):
+        rows = torch.isin(shards, part).nonzero().squeeze(1)
+        found.append(rows[torch.randperm(len(rows), generator=generator)])
+    return torch.cat(found)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from surefoot.data.embedded import names
 from surefoot.data.layout import Dataset
+from surefoot.data.shard_cache import too_little
 from surefoot.distributed import num_processes
 from surefoot.errors import ModelError, SettingError
 from surefoot.identity import weights_hash
@@ -14,7 +15,7 @@ from surefoot.layers import set_checkpointing
 from surefoot.model import ImageTextModel
 from surefoot.objective import Method, group_of
 from surefoot.train.batches import CAPTION, PAIRS, SUPPLIED
-from surefoot.train.parameters import has_batch_norm
+from surefoot.train.parameters import TOWERS, has_batch_norm
 from surefoot.train.reference import CONTEXTS, context_templates
 from surefoot.train.settings import Training
 
@@ -46,10 +47,19 @@ def preflight(method: Method, model: ImageTextModel, dataset: Dataset, training:
         problems.append("its BatchNorm layers would each average over a part of the batch: run it in one process")
     if training.sampling == "groups" and not dataset.split("train").groups:
         problems.append("sampling is 'groups', and the training images have none: use 'balanced' or 'shuffled'")
+    problems += _too_little_room(method, dataset, training)
     if not dataset.split("val").paths:
         problems.append("there are no validation images, by which epochs are chosen")
     if problems:
         raise SettingError(f"{method.name} cannot run: " + "; ".join(problems) + ".")
+
+
+def _too_little_room(method: Method, dataset: Dataset, training: Training) -> list[str]:
+    """That the training images are read in an order for which all their shards had to lie in the cache; heads read them in their own."""
+    if not any(stage.groups & TOWERS for stage in method.stages):
+        return []
+    reason = too_little(dataset.split("train").paths, training.shards_at_a_time)
+    return [f"{reason}: allow more, or set shuffle=shards:B, such as shards:4, which reads B shards in turns"] if reason else []
 
 
 def lacking(method: Method, dataset: Dataset) -> list[str]:

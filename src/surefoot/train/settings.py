@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Literal, get_args
@@ -17,6 +18,7 @@ SelectBy = Literal["accuracy", "mean_per_class", "macro_f1"]
 Keep = Literal["best", "one_standard_error", "last"]
 Attention = Literal["auto", "math", "fused"]
 Decode = Literal["full", "reduced"]
+_SHUFFLE = re.compile(r"all|shards:[1-9][0-9]{0,5}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +47,9 @@ class Training:
         decode: training images in "full", or large JPEGs "reduced" to a half, a quarter or an eighth of their size where that leaves twice
             the pixels that the model sees: several times faster, crops differ a little. Evaluation decodes in full, and so do heads that
             train on features.
+        shuffle: "all" the training images of an epoch together, or "shards:B" for shards that are streamed: the shards are shuffled, and
+            the images of B shards at a time. Every image comes once an epoch either way. Images in folders count to the shards that
+            `surefoot shards` would put them into.
         seed: of the order, the crops, the prompts drawn and a random head.
     """
 
@@ -63,6 +68,7 @@ class Training:
     checkpointing: bool = False
     attention: Attention = "auto"
     decode: Decode = "full"
+    shuffle: str = "all"
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -82,11 +88,18 @@ class Training:
                 ("attention", self.attention, _one_of(Attention), self.attention in get_args(Attention)),
                 ("decode", self.decode, _one_of(Decode), self.decode in get_args(Decode)),
                 ("keep", self.keep, _one_of(Keep), self.keep in get_args(Keep)),
+                ("shuffle", self.shuffle, "all, or shards:B with a number B, such as shards:8", bool(_SHUFFLE.fullmatch(self.shuffle))),
+                ("shuffle", self.shuffle, f"all where sampling is {self.sampling}", self.sampling == "shuffled" or self.shuffle == "all"),
             )
             if not good
         ]
         if wrong:
             raise SettingError("Settings out of range: " + "; ".join(wrong) + ".")
+
+    @property
+    def shards_at_a_time(self) -> int | None:
+        """How many shards are shuffled together; None for all."""
+        return None if self.shuffle == "all" else int(self.shuffle.partition(":")[2])
 
     def per_epoch(self, num_images: int) -> int:
         """Steps in one pass over `num_images` training images.
@@ -133,7 +146,7 @@ class Step:
 
 def stated(training: Training) -> dict[str, object]:
     """All settings but the seed; those that came later only where they are used, so that older records stay the same."""
-    later = {"flip": False, "chunk_size": None, "checkpointing": False, "attention": "auto", "decode": "full"}
+    later = {"flip": False, "chunk_size": None, "checkpointing": False, "attention": "auto", "decode": "full", "shuffle": "all"}
     return {name: value for name, value in asdict(training).items() if name != "seed" and later.get(name, ...) != value}
 
 
