@@ -155,8 +155,7 @@ def _lacking(total: int) -> int:
     """How many rows this process's share has less than the longest: 0 or 1; 0 where that makes no difference."""
     if not _alike.get() or total < num_processes():
         return 0
-    mine = share(total)
-    return -(-total // num_processes()) - (mine.stop - mine.start)
+    return -(-total // num_processes()) - len(range(total)[share(total)])
 
 
 def evened(encode: Callable[[Tensor], Tensor], rows: Tensor, total: int) -> Tensor:

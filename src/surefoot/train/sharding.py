@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -78,9 +79,9 @@ def _share(clip: nn.Module, stage: Stage, device: torch.device) -> None:
     towers = {"visual": clip.get_submodule("visual"), "text": text if isinstance(text, nn.Module) else clip.get_submodule("transformer")}
     for tower in (module for name, module in towers.items() if name in stage.groups):
         scalars = {parameter for parameter in tower.parameters() if parameter.ndim == 0}
-        ignored = {"ignored_params": scalars} if scalars else {}
+        ignored: dict[str, Any] = {"ignored_params": scalars} if scalars else {}
         for module in (*block_modules(clip, tower), tower):
-            fully_shard(module, mesh=mesh, reshard_after_forward=True, **ignored)  # type: ignore[arg-type]
+            fully_shard(module, mesh=mesh, reshard_after_forward=True, **ignored)
 
 
 def is_shared(tensor: Tensor) -> bool:
