@@ -31,18 +31,18 @@ from typing import Any
 
 import torch
 
+sys.path.append(str(Path(__file__).parent / "speed"))
+from library import Ours
+
 from surefoot.bench import peak_bytes
 from surefoot.data import Dataset, Images, load
 from surefoot.data.anchors import Anchors
 from surefoot.data.subsets import take
-from surefoot.heads import LinearHead
-from surefoot.methods import METHODS, get
+from surefoot.methods import METHODS
 from surefoot.model import ImageTextModel, load_model, pick_device
-from surefoot.objective import Batch, Forward, Moved, Stage
-from surefoot.train import Training, batches, part, select, start_state
-from surefoot.train.loop import FUSED
-from surefoot.train.parameters import TOWERS, optimizer_groups, train_mode
-from surefoot.train.reference import FrozenReference
+from surefoot.objective import Batch
+from surefoot.train import Training, batches
+from surefoot.train.parameters import TOWERS, train_mode
 from surefoot.train.validate import encode_all
 
 OUT = Path(__file__).parent / "docs" / "step_cost.json"
@@ -50,7 +50,7 @@ BASELINE, NOTHING = "tp_ft", "zero_shot"
 
 
 class Steps:
-    """The optimizer steps of a method's last stage, put together from the pieces of the library's loop.
+    """The optimizer steps of a method's last stage, on images that are read and cropped.
 
     Args:
         name: the method.
@@ -61,52 +61,33 @@ class Steps:
     """
 
     def __init__(self, name: str, model: ImageTextModel, dataset: Dataset, batch_size: int, num_steps: int) -> None:
-        self.stage: Stage = get(name).stages[-1]
-        self.model, self.dataset = model, dataset
-        start, device = start_state(model, dataset), next(model.parameters()).device
-        self.head = LinearHead(torch.zeros_like(start["head.weight"]), 1.0)
-        self.head.load_state_dict(part(start, "head"))
-        self.head.to(device)
-        compares = any(need == "reference" or need.startswith("contexts:") for need in self.stage.needs)
-        self.reference = FrozenReference(model, start, dataset) if compares else None
-        self.known = False
-        self.moving = select(self.stage, model, self.head)
-        objective = self.stage.objective
-        self.optimizer = torch.optim.AdamW(optimizer_groups(self.moving, objective.penalises, 0.1), lr=1e-5, fused=device.type in FUSED)
-        now = {group: list(parameters.values()) for group, parameters in self.moving.groups.items()}
-        known = {group: names for group, names in self.moving.groups.items() if group != "head"} if "start" in self.stage.needs else {}
-        self.moved = Moved(now, {group: [start[name].to(device) for name in names] for group, names in known.items()})
+        self.ours, self.model, self.dataset, self.known = Ours(name, model, dataset), model, dataset, False
         self.batches = self._batches(Training(batch_size=batch_size, steps=num_steps))
         train_mode(model)
 
     def take(self) -> float:
         """One step; the loss."""
         batch = next(self.batches)
-        if self.reference and batch.text and not self.known:
+        if self.ours.reference and batch.text and not self.known:
             self.remember(batch)
-        forward = Forward(self.model, self.head, batch, self.moved, None, self.reference)
-        loss = self.stage.objective.total(self.stage.objective.values(forward))
-        self.optimizer.zero_grad(set_to_none=True)
-        forward.backward(loss)
-        self.optimizer.step()
-        return loss.item()
+        return self.ours.take(batch)
 
     def remember(self, batch: Batch) -> None:
         """Let the reference encode every text, as it has after an epoch or two of a run."""
-        assert self.reference is not None
+        assert self.ours.reference is not None
         for rows in torch.arange(len(batch.tokens), device=batch.tokens.device).split(len(batch.label)):
-            self.reference.text(rows, batch.tokens)
+            self.ours.reference.text(rows, batch.tokens)
         self.known = True
 
     def _batches(self, training: Training) -> Iterator[Batch]:
-        paths, model = self.dataset.split("train").paths, self.model
-        pairs = self.dataset.anchors.images if "anchor_image" in self.stage.needs else ()
+        paths, model, stage = self.dataset.split("train").paths, self.model, self.ours.stage
+        pairs = self.dataset.anchors.images if "anchor_image" in stage.needs else ()
         pair_images = Images(pairs, model.preprocess_train, random=True) if pairs else None
-        if self.stage.groups & TOWERS:
+        if stage.groups & TOWERS:
             source: Any = Images(paths, model.preprocess_train, random=True)
         else:
             source = encode_all(model, Images(paths, model.preprocess))
-        return batches(self.dataset, source, model, training, needs=self.stage.needs, pair_images=pair_images)
+        return batches(self.dataset, source, model, training, needs=stage.needs, pair_images=pair_images)
 
 
 def of_images(dataset: Dataset, count: int) -> Dataset:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -126,13 +127,14 @@ def test_a_run_trains_with_its_kernel_and_says_so(
         "encode_image",
         lambda self, image: (during.append((precision._chosen.get(), self.training)), encode(self, image))[1],
     )
-    fitted = fit(get("tp_ft"), tiny_model, tiny_data, SHORT)
+    alone = replace(SHORT, channels_last="off", compile="off")
+    fitted = fit(get("tp_ft"), tiny_model, tiny_data, alone)
     assert fitted.choices == {"attention, stage 1": "fused"}
     assert {kernel for kernel, training in during if training} == {"fused"}
     assert {kernel for kernel, training in during if not training} == {None}, "validation keeps the usual one"
     for earlier, kernel in (({"attention, stage 1": "math", "stage 1": "l2"}, "math"), ({}, None)):
         during.clear()
-        again = fit(get("tp_ft"), fresh(tiny_model), tiny_data, SHORT, kernels=earlier)
+        again = fit(get("tp_ft"), fresh(tiny_model), tiny_data, alone, kernels=earlier)
         assert {kernel for kernel, training in during if training} == {kernel}, "trained again, it is the same run"
         assert again.choices == ({"attention, stage 1": "math"} if earlier else {})
 

@@ -2,19 +2,29 @@
 
 from __future__ import annotations
 
+import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from conftest import fresh
+from torch.utils.flop_counter import FlopCounterMode
 
+from surefoot.data import Dataset
+from surefoot.methods import get
 from surefoot.model import ImageTextModel
+from surefoot.train import Training, fit
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "speed"
 sys.path.append(str(FOLDER))
+sys.path.append(str(FOLDER.parent))
+import demo  # noqa: E402
 import library  # noqa: E402
 import page  # noqa: E402
+import parts  # noqa: E402
+import step_cost  # noqa: E402
 import steps  # noqa: E402
 from straight import Straight  # noqa: E402
 
@@ -62,3 +72,64 @@ def test_the_page_shows_medians_with_their_range() -> None:
     assert "| ViT-B-32, all on | 1.20 |" in text
     rows = [{"method": "flyp", "kind": "ours", "batch_size": 512, "chunk_size": 64, "peak": 6.04e9}]
     assert "| FLYP | Surefoot | 512 | 64 | 6.0 |" in page.memory({"rows": rows, "model": "M", "machine": machine})
+
+
+def test_a_profile_adds_up_to_the_step_and_counts_every_operation(tiny_model: ImageTextModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "NUM_CLASSES", 5)
+    monkeypatch.setattr(library, "templates_named", lambda _: ["a {}."])
+    ours, batch = library.Ours("flyp", tiny_model), library.batch_of(tiny_model, 4)
+    found = parts.parts_of(ours, batch, 2)
+    assert set(found) == set(parts.PARTS) - {"reference"}
+    assert all(one["seconds"] > 0 for one in found.values())
+    with FlopCounterMode(display=False) as counter:
+        ours.take(batch)
+    assert sum(one["flops"] for one in found.values()) == counter.get_total_flops()
+    width, tokens, images = 32, 5, 4
+    texts, length = len(torch.unique(batch.text["prompt"])), int(batch.tokens[batch.text["prompt"]].argmax(dim=1).max()) + 1
+    assert found["MLP"]["flops"] == 3 * 2 * 2 * 8 * width**2 * (images * tokens + texts * length), "two blocks each, twice back"
+    assert found["layer norm"]["flops"] == found["optimizer"]["flops"] == 0
+    assert not any(module._forward_hooks or module._backward_hooks for module in tiny_model.modules())
+
+
+def test_the_price_of_half_the_rate_names_what_loses_most() -> None:
+    found = {"attention": {"seconds": 4.0, "flops": 3.0}, "MLP": {"seconds": 2.0, "flops": 2.0}, "loss": {"seconds": 6.0, "flops": 0.0}}
+    assert parts.rows(found, 1.0)[0] == ("attention", 4 / 12, 0.75, 1.0)
+    assert parts.price(found, 1.0) == (
+        "A step reaches 42% of the rate. Half would take a step of 10.00 s, 2.00 s less: as much as loss loses (6.00 s of 7.00 s)."
+    )
+    assert "80% would take a step of 6.25 s, 5.75 s less: as much as loss loses" in parts.price(found, 1.0, 0.8)
+    assert "as much as loss and attention lose (7.00 s of 7.00 s)" in parts.price(found, 1.0, 0.99)
+    assert parts.price(found, 2.0, 0.2) == "A step reaches 21% of the rate."
+    machine = {"cpu": "C", "threads": 2, "torch": "2"}
+    text = page.profile({"models": {"M": {"flyp": {"parts": found, "matmul_gflops": 1e-9}, "arf": {}}}, "machine": machine})
+    assert "| M | FLYP | 33% (75%) | 17% (100%) | – | – | – | 50% (0%) | – |" in text
+    assert page.profile({"models": {"M": {"arf": {}}}, "machine": machine}) == page.OPEN
+
+
+@pytest.mark.parametrize("name", ["tp_ft", "l2_sp", "clip_cite"])
+def test_the_cost_of_a_step_is_that_of_the_same_step(name: str, tiny_model: ImageTextModel, tiny_data: Dataset) -> None:
+    taken = step_cost.Steps(name, fresh(tiny_model), tiny_data, 6, 2)
+    losses = [taken.take(), taken.take()]
+    found: list[float] = []
+    training = Training(batch_size=6, steps=2, learning_rate=1e-5, warmup_share=0.0)
+    method = get(name)
+    fit(replace(method, stages=method.stages[-1:]), fresh(tiny_model), tiny_data, training, on_step=lambda step: found.append(step.loss))
+    assert losses == pytest.approx(found, rel=1e-4)
+
+
+def test_the_demo_is_timed_at_two_commits(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    said: list[tuple[str, ...]] = []
+    seconds = iter([0.0, 0.0, 8.0, 2.0, 2.0, 8.0])
+    monkeypatch.setattr(demo, "git", lambda *words: (said.append(words), f"{words[-1][:4]}0123456")[1])
+    monkeypatch.setattr(demo, "run", lambda tree, words: (said.append((tree.name, *words[:2])), next(seconds))[1])
+    out = tmp_path / "demo.json"
+    monkeypatch.setattr(sys, "argv", ["demo.py", "--before", "then", "--repeats", "2", "--out", str(out)])
+    demo.main()
+    runs = [words for words in said if words[0] in demo.KINDS]
+    assert runs == [(kind, "check", "iconshift") for kind in demo.KINDS] + [
+        (kind, "compare", "iconshift") for kind in ("before", "now", "now", "before")
+    ]
+    trees = [words[1] for words in said if words[0] == "worktree"]
+    assert trees == ["add", "add", "remove", "remove"]
+    text = page.demo(json.loads(out.read_text()))
+    assert text.startswith("`surefoot compare iconshift`: 8 s at then012, 2 s at HEAD012, 4.00 [4.00, 4.00] times faster. 2 repeats;")

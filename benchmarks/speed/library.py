@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import open_clip
@@ -10,18 +11,19 @@ import torch
 from torch import Tensor
 
 from surefoot.chunked import Chunks
+from surefoot.clock import Clock
 from surefoot.data import Dataset
 from surefoot.data.layout import Split
 from surefoot.heads import LinearHead
 from surefoot.layers import set_checkpointing
 from surefoot.methods import get
 from surefoot.model import EMBEDDED, ImageTextModel, imagenet_class_names, load_model, templates_named
-from surefoot.objective import Batch, Forward, Moved
+from surefoot.objective import Batch, Forward
 from surefoot.precision import Precision, attention
 from surefoot.train import part, select, start_state
 from surefoot.train.batches import image_size
 from surefoot.train.loop import FUSED
-from surefoot.train.parameters import optimizer_groups, train_mode
+from surefoot.train.parameters import moved_by, optimizer_groups, train_mode
 from surefoot.train.reference import FrozenReference
 from surefoot.train.texts import frozen_texts
 
@@ -63,7 +65,7 @@ def batch_of(model: ImageTextModel, size: int, *, seed: int = 0) -> Batch:
 def of_needs(batch: Batch, needs: Sequence[str] | frozenset[str]) -> Batch:
     """The batch with the texts and images that a method reads, as the loop makes it."""
     text = {name: rows for name, rows in batch.text.items() if name in needs}
-    return Batch(batch.image, batch.label, text, batch.tokens, anchor_image=batch.anchor_image if "anchor_image" in needs else None)
+    return replace(batch, text=text, anchor_image=batch.anchor_image if "anchor_image" in needs else None)
 
 
 class Ours:
@@ -72,27 +74,40 @@ class Ours:
     Args:
         name: the method.
         model: with its pre-trained weights; changed in place.
+        data: whose class names and prompts; those of `dataset` if None.
         chunk_size: images and texts encoded at a time; all at once if None.
         checkpointing: whether the towers' activations are computed anew.
 
     Attributes:
         kernel: of attention; None for the usual one.
+        clock: measures the parts of a step.
     """
 
     kernel: str | None = None
+    clock: Clock = Clock()
 
-    def __init__(self, name: str, model: ImageTextModel, *, chunk_size: int | None = None, checkpointing: bool = False) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: ImageTextModel,
+        data: Dataset | None = None,
+        *,
+        chunk_size: int | None = None,
+        checkpointing: bool = False,
+    ) -> None:
         self.model, self.chunk_size, self.stage = model, chunk_size, get(name).stages[-1]
-        data = dataset()
+        data, device = data or dataset(), next(model.parameters()).device
         start = start_state(model, data)
         self.head = LinearHead(torch.zeros_like(start["head.weight"]), 1.0)
         self.head.load_state_dict(part(start, "head"))
+        self.head.to(device)
         compares = any(need == "reference" or need.startswith("contexts:") for need in self.stage.needs)
         self.reference = FrozenReference(model, start, data) if compares else None
         self.moving = select(self.stage, model, self.head)
         self.texts = frozen_texts(model, self.stage)
         groups = optimizer_groups(self.moving, self.stage.objective.penalises, 0.1)
-        self.optimizer = torch.optim.AdamW(groups, lr=1e-5, fused=next(model.parameters()).device.type in FUSED)
+        self.moved = moved_by(self.stage, self.moving, start, device)
+        self.optimizer = torch.optim.AdamW(groups, lr=1e-5, fused=device.type in FUSED)
         set_checkpointing(model.clip, checkpointing)
         train_mode(model)
 
@@ -104,17 +119,20 @@ class Ours:
     def take(self, batch: Batch) -> float:
         """One step; the loss."""
         loss = self.backward(batch)
-        self.optimizer.step()
+        with self.clock("optimizer"):
+            self.optimizer.step()
+        self.clock.end_step()
         return loss
 
     def backward(self, batch: Batch) -> float:
         """Fresh gradients in every parameter that moves; the loss."""
-        now = {group: list(parameters.values()) for group, parameters in self.moving.groups.items()}
         batch = of_needs(batch, self.stage.needs)
-        chunks = Chunks(self.chunk_size)
-        forward = Forward(self.model, self.head, batch, Moved(now, {}), None, self.reference, chunks=chunks, frozen_text=self.texts)
+        own = {"chunks": Chunks(self.chunk_size), "frozen_text": self.texts, "clock": self.clock}
+        forward = Forward(self.model, self.head, batch, self.moved, None, self.reference, **own)
         with attention(self.kernel):
-            loss = self.stage.objective.total(self.stage.objective.values(forward))
+            with self.clock("loss"):
+                loss = self.stage.objective.total(self.stage.objective.values(forward))
             self.optimizer.zero_grad(set_to_none=True)
-            forward.backward(loss)
+            with self.clock("backward"):
+                forward.backward(loss)
         return loss.item()

@@ -1,4 +1,4 @@
-"""Write docs/speed.md's tables from what steps.py, frontier.py and memory.py measured.
+"""Write docs/speed.md's tables from what steps.py, frontier.py, memory.py and demo.py measured.
 
 python benchmarks/speed/page.py
 """
@@ -10,6 +10,8 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+from parts import PARTS, price, rows
 
 from surefoot.report.runs import display_name
 
@@ -52,6 +54,21 @@ def steps(made: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def profile(made: Mapping[str, Any]) -> str:
+    """The share of a step with all on by part, each with the share of a matrix product's rate that it reaches, and what half would take."""
+    found = [(model, name, one) for model, methods in made["models"].items() for name, one in methods.items() if "parts" in one]
+    if not found:
+        return OPEN
+    lines = ["| model | method | " + " | ".join(PARTS) + " |", "|---|---|" + "---:|" * len(PARTS)]
+    prices = []
+    for model, name, one in found:
+        rate = 1e9 * one["matmul_gflops"]
+        cells = {part: f"{share:.0%} ({of_rate:.0%})" for part, share, of_rate, _ in rows(one["parts"], rate)}
+        lines.append(f"| {model} | {display_name(name)} | " + " | ".join(cells.get(part, "–") for part in PARTS) + " |")
+        prices.append(f"- {model}, {display_name(name)}: {price(one['parts'], rate)}")
+    return "\n".join([*lines, "", *prices, "", f"{machine(made)}."])
+
+
 def costs(made: Mapping[str, Any]) -> str:
     """What a step costs in steps of TP-FT; "" where TP-FT was not measured."""
     if not any("tp_ft" in methods and len(methods) > 1 for methods in made["models"].values()):
@@ -76,6 +93,15 @@ def frontier(made: Mapping[str, Any]) -> str:
     )
 
 
+def demo(made: Mapping[str, Any]) -> str:
+    """One sentence."""
+    before, now = (made["commits"][kind] for kind in ("before", "now"))
+    return (
+        f"`{made['command']}`: {made['seconds']['before']:.0f} s at {before}, {made['seconds']['now']:.0f} s at {now}, "
+        f"{between(made['faster'])} times faster. {made['repeats']} repeats; {machine(made)}."
+    )
+
+
 def memory(made: Mapping[str, Any]) -> str:
     """One row a case."""
     lines = ["| method | step | batch | chunks of | peak of the process, GB |", "|---|---|---:|---:|---:|"]
@@ -95,8 +121,9 @@ def machine(made: Mapping[str, Any]) -> str:
 def main() -> None:
     path = DOCS / "speed.md"
     text = path.read_text(encoding="utf-8")
-    for name, render in {"steps": steps, "frontier": frontier, "memory": memory}.items():
-        source = FOUND / f"speed_{name}.json"
+    renders = {"steps": steps, "profile": profile, "frontier": frontier, "memory": memory, "demo": demo}
+    for name, render in renders.items():
+        source = FOUND / f"speed_{'steps' if name == 'profile' else name}.json"
         table = render(json.loads(source.read_text(encoding="utf-8"))) if source.is_file() else OPEN
         text = re.sub(
             rf"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)", lambda m, table=table: f"{m[1]}{table}\n{m[2]}", text, flags=re.S

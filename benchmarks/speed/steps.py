@@ -7,7 +7,9 @@ First both compute loss and gradients of one batch from the same weights and, si
 more after a step; how far they are apart is printed. Then a repeat takes one step of the straightforward kind, one of the library's in
 float32 ("exact") and one with all on: bfloat16 where the hardware has it, and the faster kernel of attention, measured before. Ratios are
 of the same repeat; their median counts, the lowest and highest stand beside it. The share of the matrix product's rate is that of the
-step with all on, in its format. Models other than IconCLIP have random weights, images are random; nothing is read from a disk.
+step with all on, in its format, and so is the profile, of steps of its own: the share of attention, MLP, layer norm and so on, how near
+each comes to that rate, and what half of it would take (parts.py). Models other than IconCLIP have random weights, images are random;
+nothing is read from a disk.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from typing import Any
 
 import torch
 from library import Ours, batch_of, built
+from parts import parts_of, price, rows
 from straight import Straight
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -106,6 +109,7 @@ def measured(model_name: str, name: str, size: int, repeats: int) -> dict[str, A
         "seconds": {kind: statistics.median(seconds[kind]) for kind in KINDS},
         "faster": {kind: spread([a / b for a, b in zip(seconds["straight"], seconds[kind], strict=True)]) for kind in KINDS[1:]},
         "each": seconds,
+        "parts": parts_of(fast, batch, repeats),
         "rate_share": counter.get_total_flops() / statistics.median(seconds["all on"]) / rate,
         "matmul_gflops": rate / 1e9,
     }
@@ -122,6 +126,16 @@ def told(found: dict[str, Any]) -> str:
     ratios = ", ".join(f"{kind} {one['median']:.2f} [{one['low']:.2f}, {one['high']:.2f}]" for kind, one in found["faster"].items())
     gap = ", ".join(f"{what} {value:.1e}" for what, value in found["apart"].items())
     return f"{times}; times faster: {ratios}; {found['rate_share']:.0%} of the matrix product's rate; apart: {gap}"
+
+
+def profile_told(found: dict[str, Any]) -> str:
+    """Where the time of the step with all on goes, a line a part."""
+    rate = 1e9 * found["matmul_gflops"]
+    lines = [
+        f"  {name:<20}{share:>5.0%} of the step, {of_rate:>4.0%} of the rate, {over:.3f} s beyond it"
+        for name, share, of_rate, over in rows(found["parts"], rate)
+    ]
+    return "\n".join([*lines, f"  {price(found['parts'], rate)}"])
 
 
 def arguments() -> argparse.Namespace:
@@ -144,7 +158,7 @@ def main() -> None:
             made["models"].setdefault(model_name, {})[name] = found
             made |= {"machine": machine(torch.device("cpu")), "repeats": given.repeats}
             given.out.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
-            print(f"{model_name} {name}: {told(found)}", flush=True)
+            print(f"{model_name} {name}: {told(found)}\n{profile_told(found)}", flush=True)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,10 @@ this is one process, which does everything.
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
 from typing import Any, TypeVar
 
 import torch
@@ -19,6 +21,7 @@ from surefoot.errors import SettingError
 
 _Key = TypeVar("_Key")
 _Value = TypeVar("_Value")
+_alike: ContextVar[bool] = ContextVar("alike", default=False)
 
 
 def start(device: torch.device) -> torch.device:
@@ -135,9 +138,52 @@ def _all_rows(rows: Tensor, total: int) -> Tensor:
     return torch.cat([one[: part.stop - part.start] for one, part in zip(found, sizes, strict=True)])
 
 
+@contextlib.contextmanager
+def calls_alike() -> Iterator[None]:
+    """While this is open every process calls its towers as often as the others, with as many rows.
+
+    Processes that hold the weights together give them to each other at every call; where one makes a call more, it would wait forever.
+    """
+    before = _alike.set(True)
+    try:
+        yield
+    finally:
+        _alike.reset(before)
+
+
+def _lacking(total: int) -> int:
+    """How many rows this process's share has less than the longest: 0 or 1; 0 where that makes no difference."""
+    if not _alike.get() or total < num_processes():
+        return 0
+    return -(-total // num_processes()) - len(range(total)[share(total)])
+
+
+def evened(encode: Callable[[Tensor], Tensor], rows: Tensor, total: int) -> Tensor:
+    """`encode(rows)` of this process's share of `total`; within `calls_alike` a shorter one is filled up with a row that does not count."""
+    lacking = _lacking(total)
+    return encode(torch.cat([rows, rows[-1:]]))[:-1] if lacking else encode(rows)
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a tensor that the processes hold together, with its gradient; others as they are. All processes must ask at once."""
+    full = getattr(tensor, "full_tensor", None)
+    return full() if full is not None else tensor
+
+
+def like(parameter: Tensor, values: Tensor) -> Tensor:
+    """This process's part of `values`, the same in all processes, where they hold `parameter` together; elsewhere `values`."""
+    if not hasattr(parameter, "full_tensor"):
+        return values
+    from torch.distributed.tensor import DTensor, distribute_tensor  # here, because it takes long to import
+
+    assert isinstance(parameter, DTensor)
+    return distribute_tensor(values.to(parameter.device), parameter.device_mesh, parameter.placements)
+
+
 def all_rows(encode: Callable[[slice], Tensor], total: int) -> Tensor:
     """`encode` of all `total` rows [total, ...], without gradient; each process computes its share."""
-    own = encode(share(total))
+    mine, lacking = share(total), _lacking(total)
+    own = encode(slice(mine.start - lacking, mine.stop))[lacking:]
     return own if num_processes() == 1 or total < num_processes() else _all_rows(own.contiguous(), total)
 
 

@@ -1,12 +1,15 @@
-"""Ranges of a tower's blocks, such as visual[-3:], as parameter names; what trains, and what is kept for the backward pass."""
+"""Ranges of a tower's blocks, such as visual[-3:], as parameter names; what trains, and how the image tower computes."""
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextvars import ContextVar
 from typing import Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from surefoot.errors import SettingError
 
@@ -18,6 +21,8 @@ _BLOCK = re.compile(
 )
 # by the place where these stand among the parameters one would take them for the other end of the tower
 _FIRST, _LAST = {"token_embedding"}, {"proj", "text_projection"}
+Encode = Callable[[Tensor], Tensor]
+_encode: ContextVar[tuple[nn.Module, Encode] | None] = ContextVar("encode", default=None)
 _SPEC = re.compile(r"(\w+)(\[(?:(-?\d+)|(-?\d+)?:(-?\d+)?)\])?")
 
 
@@ -41,6 +46,12 @@ def group_blocks(names: Sequence[str]) -> list[list[str]]:
         after = part in _LAST or (place > end and part not in _FIRST)
         blocks[number.get(name, last if after else first)].append(name)
     return list(blocks.values())
+
+
+def block_modules(clip: nn.Module, tower: nn.Module) -> list[nn.Module]:
+    """The blocks of `tower`, which is a part of `clip`, as modules in their order; none where they are not recognised."""
+    inside = {id(module) for module in tower.modules()}
+    return [module for name, module in clip.named_modules() if id(module) in inside and _BLOCK.fullmatch(f"{name}.")]
 
 
 def parse(spec: str) -> tuple[str, slice | int | None]:
@@ -99,3 +110,24 @@ def set_checkpointing(clip: nn.Module, enabled: bool) -> None:
         raise SettingError(f"The image tower ({type(visual).__name__}) keeps all activations: set chunk_size, not checkpointing.")
     if hasattr(clip, "set_grad_checkpointing"):
         clip.set_grad_checkpointing(enabled)  # type: ignore[operator]
+
+
+def image_tower(clip: nn.Module) -> Encode:
+    """Image features [B, D] of images [B, 3, H, W]: `clip.encode_image`, or what stands for it in `encoding_by`."""
+    own = _encode.get()
+    return own[1] if own is not None and own[0] is clip else clip.encode_image  # type: ignore[return-value]
+
+
+@contextlib.contextmanager
+def encoding_by(clip: nn.Module, encode: Encode | None) -> Iterator[None]:
+    """Let `encode` stand for `clip.encode_image` while this is open; None changes nothing."""
+    before = _encode.set((clip, encode) if encode is not None else _encode.get())
+    try:
+        yield
+    finally:
+        _encode.reset(before)
+
+
+def set_channels_last(clip: nn.Module, enabled: bool) -> None:
+    """Store the image tower's convolutions with their channels innermost, or as usual; the same numbers, and the same parameters."""
+    clip.get_submodule("visual").to(memory_format=torch.channels_last if enabled else torch.contiguous_format)

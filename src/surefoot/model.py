@@ -30,6 +30,7 @@ from torch.nn import functional as F
 
 from surefoot import hf_clip, layers
 from surefoot.adapters import merged_state
+from surefoot.distributed import whole
 from surefoot.errors import MissingDataError, ModelError, SettingError, unknown_name
 from surefoot.precision import Precision, precision_context
 
@@ -86,7 +87,7 @@ class ImageTextModel(nn.Module):
     def encode_image(self, image: Tensor) -> Tensor:
         """l2-normalised image features, float32 [B, D], of preprocessed images [B, 3, H, W]."""
         with precision_context(self.precision, image.device):
-            features = self.clip.encode_image(image)  # type: ignore[operator]
+            features = layers.image_tower(self.clip)(image)
         return F.normalize(features.float(), dim=-1)
 
     def encode_text(self, tokens: Tensor) -> Tensor:
@@ -155,7 +156,7 @@ class ImageTextModel(nn.Module):
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of every parameter and buffer, on the CPU, under the checkpoint's own names; attached adapters are merged in the copy."""
-        return {name: tensor.detach().cpu().clone() for name, tensor in merged_state(self.clip).items()}
+        return {name: whole(tensor.detach()).cpu().clone() for name, tensor in merged_state(self.clip).items()}
 
     def load_weights(self, weights: Mapping[str, Tensor]) -> None:
         """Put `weights` (as `weights()` gives them) into the model.

@@ -11,9 +11,9 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor
 
-from surefoot.chunked import Chunks
+from surefoot.chunked import Chunks, Encode
 from surefoot.clock import Clock
-from surefoot.distributed import gathered, share
+from surefoot.distributed import evened, gathered, share, whole
 from surefoot.errors import SettingError, unknown_name
 from surefoot.heads import LinearHead
 from surefoot.layers import trains
@@ -50,6 +50,7 @@ class Batch:
     Of several processes each has its share of the images, and all labels and texts.
 
     `feature` [B, D] stands in for `image` where the image tower is frozen: f(x), l2-normalised, computed once for all epochs.
+    `reference_image` [B, D] is f(x; theta_0) of all images of the batch, where it was computed once for all epochs.
     `anchor_image` [A, 3, H, W] are the retrieved images that belong to the texts of the field "anchor_text" [A].
     """
 
@@ -59,6 +60,7 @@ class Batch:
     tokens: Tensor
     feature: Tensor | None = None
     anchor_image: Tensor | None = None
+    reference_image: Tensor | None = None
 
 
 class Reference(Protocol):
@@ -135,7 +137,11 @@ class Forward:
     def _encode_image(self, image: Tensor, total: int) -> Tensor:
         """Of all images of the batch, of which `image` holds the share of this process."""
         with self._clock("image tower"):
-            return gathered(self._chunks.encode(self._model.encode_image, image, trains=trains(self._model.clip, "visual")), total)
+            return gathered(self._encode(self._model.encode_image, image, total, trains=trains(self._model.clip, "visual")), total)
+
+    def _encode(self, encode: Encode, given: Tensor, total: int, *, trains: bool) -> Tensor:
+        """`encode(given)` in chunks; `given` is the share of this process of `total` rows."""
+        return evened(lambda rows: self._chunks.encode(encode, rows, trains=trains), given, total)
 
     @property
     def in_chunks(self) -> bool:
@@ -151,9 +157,12 @@ class Forward:
     @cached_property
     def reference_image(self) -> Tensor:
         """f(x; theta_0) [B, D] of the same (cropped) images, l2-normalised; a constant."""
+        if self.batch.reference_image is not None:
+            return self.batch.reference_image
         assert self.batch.image is not None, "the reference sees the images themselves"
+        total = len(self.batch.label)
         with self._clock("reference"):
-            return gathered(self._chunks.encode(self.reference.image, self.batch.image, trains=False), len(self.batch.label))
+            return gathered(self._encode(self.reference.image, self.batch.image, total, trains=False), total)
 
     def reference_text(self, name: str) -> Tensor:
         """g(t; theta_0) [N, D] of the text field `name`, l2-normalised; a constant."""
@@ -169,7 +178,8 @@ class Forward:
             else:
                 distinct, place = torch.unique(rows, return_inverse=True)
                 tokens, moves = self.batch.tokens[distinct[share(len(distinct))]], trains(self._model.clip, "text")
-                features = gathered(self._chunks.encode(self._model.encode_text, tokens, trains=moves), len(distinct))[place]
+                total = len(distinct)
+                features = gathered(self._encode(self._model.encode_text, tokens, total, trains=moves), total)[place]
         return dict(zip(self.batch.text, torch.split(features, [len(r) for r in self.batch.text.values()]), strict=True))
 
     def text(self, name: str) -> Tensor:
@@ -263,7 +273,7 @@ class Objective:
 
     def values(self, forward: Forward) -> dict[str, Tensor]:
         """{term: its unweighted value}."""
-        return {term.name: term.function(forward) for term in self.terms if term.weight}
+        return {term.name: whole(term.function(forward)) for term in self.terms if term.weight}
 
     def total(self, values: Mapping[str, Tensor]) -> Tensor:
         """The weighted sum of what `values` gave."""

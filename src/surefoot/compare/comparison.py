@@ -208,7 +208,7 @@ class Comparison:
     def _fit(self, run: Run, resume: Path) -> Fitted:
         self.model.load_weights(part(self.start, "model"))
         paths = run.data.split("train").paths
-        images = self.images.setdefault((paths, run.training.decode), training_images(paths, self.model, run.training, self.budget))
+        images = self.images.setdefault((paths, run.training.reading), training_images(paths, self.model, run.training, self.budget))
         return fit(
             run.method, self.model, run.data, run.training, start=self.start, images=images, budget=self.budget,
             on_step=self.watcher.step, on_epoch=self.curves.recorder(run, self.start), resume=resume, kernels=self._kernels(run),

@@ -31,6 +31,8 @@ OVERSIZE = 2
 def training_images(paths: Sequence[Path], model: ImageTextModel, training: Training, budget: Budget | None = None) -> Images:
     """The images of some paths as a run crops them, decoded as its settings say."""
     least = OVERSIZE * max(image_size(model)) if training.decode == "reduced" else None
+    if training.crop == "center":
+        return Images(paths, model.preprocess, budget=budget, least=least)
     return Images(paths, model.preprocess_train, random=True, budget=budget, least=least)
 
 
@@ -48,6 +50,7 @@ def batches(
     *,
     needs: Collection[str] = ("image", "label", "prompt"),
     pair_images: Images | None = None,
+    reference: Tensor | None = None,
     begin: int = 0,
 ) -> Generator[Batch, None, None]:
     """All batches of a run after step `begin`, in an order and with prompts drawn from the seed; images are read in another thread.
@@ -62,6 +65,7 @@ def batches(
         needs: the text fields that the objective reads; others are not drawn.
         pair_images: the images of the retrieved pairs, where the objective reads them. A pair that several images of a batch retrieved
             stands once in it.
+        reference: f(x; theta_0) [N, D] of all train images, where it was computed once.
         begin: steps that are done already; nothing is read for them.
     """
     device = next(model.parameters()).device
@@ -78,7 +82,7 @@ def batches(
             yield Batch(None, labels[rows].to(device), text, tokens, feature=source[rows.to(source.device)].to(device))
         return
 
-    def made() -> Generator[tuple[Tensor, Mapping[str, Tensor], Tensor, Tensor | None], None, None]:
+    def made() -> Generator[tuple[Tensor, Mapping[str, Tensor], Tensor, Tensor | None, Tensor | None], None, None]:
         for rows, seed, template in steps:
             pairs = texts.pairs_of(rows)
             text = texts.of(rows, labels[rows], template, seed, pairs)
@@ -87,13 +91,15 @@ def batches(
             anchor = _share_of(pair_images, pairs, generator) if pair_images and len(pairs) else None
             if training.flip:
                 image = mirrored(image, torch.rand(len(rows), generator=generator)[share(len(rows))])
-            yield labels[rows], text, _ready(image, device), None if anchor is None else _ready(anchor, device)
+            frozen = None if reference is None else reference[rows]
+            yield labels[rows], text, _ready(image, device), None if anchor is None else _ready(anchor, device), frozen
 
     alone = source.draws_globally or bool(pair_images and pair_images.draws_globally)
     with contextlib.closing(made() if alone else prefetched(made())) as ready:
-        for label, rows_of, image, anchor in ready:
-            anchor_image = None if anchor is None else anchor.to(device, non_blocking=True)
-            yield Batch(image.to(device, non_blocking=True), label.to(device), _on(device, rows_of), tokens, anchor_image=anchor_image)
+        for label, rows_of, image, anchor, frozen in ready:
+            own = {"anchor_image": None if anchor is None else anchor.to(device, non_blocking=True)}
+            own["reference_image"] = None if frozen is None else frozen.to(device)
+            yield Batch(image.to(device, non_blocking=True), label.to(device), _on(device, rows_of), tokens, **own)
 
 
 class _Texts:

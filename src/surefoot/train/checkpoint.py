@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
-from surefoot.distributed import is_first
+from surefoot.distributed import is_first, like, whole
 from surefoot.errors import TrainingError
 
 logger = logging.getLogger(__name__)
@@ -63,6 +63,44 @@ def save(path: Path, identity: str, progress: Progress, tensors: Mapping[str, Te
         kept = f" The last good checkpoint is {path}." if path.is_file() else ""
         raise TrainingError(f"{bad[0]} is not finite after step {progress.done}. Lower the learning rate.{kept}")
     write(path, tensors, {"identity": identity, "progress": json.dumps(asdict(progress))})
+
+
+def collected(
+    live: Mapping[str, Tensor],
+    head: nn.Module,
+    named: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    before: Mapping[str, Tensor],
+    kept: Mapping[int, Mapping[str, Tensor]],
+) -> dict[str, Tensor]:
+    """All that must be put back, in whole tensors, which processes that share them give each other; all but the first keep none.
+
+    Args:
+        live: what a step changes.
+        head: the linear head.
+        named: the trained parameters.
+        optimizer: its moments.
+        before: what earlier stages made of the towers.
+        kept: the weights of epochs that may be kept.
+    """
+    moments = [(f"adam.{key}.{name}", value) for name, p in named.items() for key, value in optimizer.state[p].items()]
+    epochs = [(f"kept.{epoch}.{name}", tensor) for epoch, weights in kept.items() for name, tensor in weights.items()]
+    others = [(f"head.{name}", tensor) for name, tensor in head.state_dict().items()] + [(f"before.{n}", t) for n, t in before.items()]
+    found = {}
+    for name, tensor in [*live.items(), *others, *moments, *epochs]:
+        every = whole(tensor.detach())
+        if is_first():
+            found[name] = every
+    return found
+
+
+def put_moments(named: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, saved: Mapping[str, Tensor]) -> None:
+    """Give the optimizer the moments of a checkpoint, each laid out as its parameter is."""
+    for name, parameter in named.items():
+        known = {key: saved[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"adam.{key}.{name}" in saved}
+        if known:
+            moments = {key: torch.empty_like(parameter).copy_(like(parameter, t)) for key, t in known.items() if key != "step"}
+            optimizer.state[parameter] = {"step": known["step"].clone().to(parameter.device)} | moments
 
 
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:

@@ -19,24 +19,24 @@ from surefoot.chunked import Chunks
 from surefoot.clock import Clock
 from surefoot.data.images import Budget, Images
 from surefoot.data.layout import Dataset
-from surefoot.distributed import is_first, rank, wait
+from surefoot.distributed import agreed, is_first, rank, wait, whole
 from surefoot.errors import TrainingError
 from surefoot.heads import LinearHead
-from surefoot.layers import set_checkpointing
+from surefoot.layers import set_channels_last, set_checkpointing
 from surefoot.metrics import Score
 from surefoot.model import ImageTextModel
 from surefoot.objective import Batch, Forward, Method, Objective, Stage
-from surefoot.precision import attention
 from surefoot.train import checkpoint
 from surefoot.train.batches import PAIRS, batches, seed_dropout, training_images
 from surefoot.train.checkpoint import Progress
 from surefoot.train.keep import Keeper
-from surefoot.train.kernels import KERNEL, pick_attention
+from surefoot.train.kernels import KERNEL, Kernels, pick_kernels
 from surefoot.train.parallel import Steps
 from surefoot.train.parameters import TOWERS, Moving, moved_by, optimizer_groups, select, stage_identity, train_mode
 from surefoot.train.preflight import preflight
 from surefoot.train.reference import CONTEXTS, FrozenReference
 from surefoot.train.settings import Step, Training, schedule, settings_of
+from surefoot.train.sharding import clip_gradients, kinds_apart, sharded, shares_weights
 from surefoot.train.state import State, pack, part, put, start_head, start_state, text_head
 from surefoot.train.texts import frozen_texts
 from surefoot.train.validate import Validation, encode_all
@@ -152,6 +152,7 @@ class _Run:
         self.total = sum(self.stage_training(s).num_steps(len(self.images)) * max(1, len(s.candidates)) for s in method.stages)
         self.progress, self.saved, self.before, self.statistics = Progress(), State(), State(), State()
         self.keeper, self.written, self.has_checkpoint = Keeper(training.keep), time.monotonic(), False
+        self.shares = shares_weights(training)
         self.heads: dict[int, State] = {}  # of the epochs of a candidate
 
     def identify(self) -> str:
@@ -207,10 +208,12 @@ class _Run:
                 self.run_cached(stage)
             else:
                 set_checkpointing(self.model.clip, self.training.checkpointing)
-                moving = select(stage, self.model, self.head, seed=self.training.seed)
-                self.minimise(stage, stage.objective, moving, self.images, resumed=resumed)
+                with sharded(self.model, stage, self.start) if self.shares else contextlib.nullcontext():
+                    moving = select(stage, self.model, self.head, seed=self.training.seed)
+                    self.minimise(stage, stage.objective, moving, self.images, resumed=resumed)
         finally:
             set_checkpointing(self.model.clip, False)
+            set_channels_last(self.model.clip, False)
             adapters.fold(self.model.clip)
             self.model.zero_grad(set_to_none=True)
             self.model.eval()
@@ -267,35 +270,39 @@ class _Run:
     ) -> None:
         """Steps of one objective, with ID validation after each epoch and the weights of the kept epoch at the end."""
         training, cached = self.stage_training(stage), isinstance(source, Tensor)
+        self.train_mode()
+        kernels = Kernels() if cached else self.pick_kernels(training)
         groups, fused = optimizer_groups(moving, objective.penalises, training.weight_decay), self.device.type in FUSED
-        optimizer = torch.optim.AdamW(groups, lr=training.learning_rate, fused=fused)
+        optimizer = torch.optim.AdamW(kinds_apart(groups), lr=training.learning_rate, fused=fused)
         self.keeper = Keeper(training.keep)
         moved, parallel = moved_by(stage, moving, self.start, self.device), Steps(self.model, self.head)
         if resumed:
             self.put_back(moving, optimizer)
         total, per_epoch = training.num_steps(len(self.train_paths)), training.per_epoch(len(self.train_paths))
-        self.train_mode()
-        first, num_images = self.measures and self.progress.step == 0, len(self.train_paths)
-        chosen = self.progress.choices
-        kernel = None if cached else pick_attention(chosen, self.progress.stage, self.model, training, num_images=num_images, measure=first)
         texts = frozen_texts(self.model, stage)
-        given, begin = {"needs": stage.needs, "pair_images": self.pair_images}, self.progress.step
+        keeps = self.reference if training.reference_cache and "reference" in stage.needs else None
+        frozen, begin = keeps.images(self.train_paths) if keeps else None, self.progress.step
+        given = {"needs": stage.needs, "pair_images": self.pair_images, "reference": frozen}
         with contextlib.closing(batches(self.dataset, source, self.model, training, **given, begin=begin)) as ready:  # type: ignore[arg-type]
             for batch in self.clock.waiting("input", ready):
                 self.set_rate(optimizer, training, total)
                 chunks = Chunks(training.chunk_size)
                 own = {"chunks": chunks, "frozen_text": texts, "clock": self.clock}
                 forward = Forward(self.model, self.head, batch, moved, self.log_prior, self.reference, **own)  # type: ignore[arg-type]
-                with attention(kernel):
+                with kernels.used(self.model):
                     loss = self.step(parallel, objective, forward, optimizer, moving, training)
                 self.tell(loss, batch, cached)
                 if self.progress.step % per_epoch == 0 or self.progress.step == total:
                     self.end_epoch(moving, val_features, -(-self.progress.step // per_epoch))
-                if self.path and not cached and time.monotonic() - self.written >= self.checkpoint_seconds:
+                if self.path and not cached and self.is_due():
                     self.save(moving, optimizer)
         if self.keeper.rule != "last":
             put(self.live(moving), self.keeper.weights[self.keeper.epoch])
         self.model.eval()
+
+    def pick_kernels(self, training: Training) -> Kernels:
+        progress, first = self.progress, self.measures and self.progress.step == 0
+        return pick_kernels(progress.choices, progress.stage, self.model, training, num_images=len(self.train_paths), measure=first)
 
     def set_rate(self, optimizer: torch.optim.Optimizer, training: Training, total: int) -> None:
         rate = training.learning_rate * schedule(self.progress.step, total, round(training.warmup_share * total))
@@ -326,7 +333,7 @@ class _Run:
             parallel.backward(forward, loss)
         with self.clock("optimizer"):
             if training.clip_norm is not None:
-                torch.nn.utils.clip_grad_norm_(list(moving.named.values()), training.clip_norm)
+                clip_gradients(list(moving.named.values()), training.clip_norm)
             optimizer.step()
         self.clock.end_step()
         return value
@@ -349,7 +356,7 @@ class _Run:
         elif self.on_epoch:  # which candidate is chosen is not known yet
             self.heads[epoch] = {k: v.clone() for k, v in self.head.state_dict().items()}
         self.train_mode()
-        self.keeper.see(epoch, score, lambda: {name: p.detach().cpu().clone() for name, p in self.live(moving).items()})
+        self.keeper.see(epoch, score, lambda: {name: whole(p.detach()).cpu().clone() for name, p in self.live(moving).items()})
         losses, self.progress.epoch_losses = self.progress.epoch_losses, []
         row = {"stage": self.progress.stage + 1, "epoch": epoch, "loss": sum(losses) / len(losses), "val": score.value}
         self.progress.history.append(row)
@@ -362,30 +369,23 @@ class _Run:
     def answering(self) -> LinearHead:
         return text_head(self.model, self.dataset) if self.method.predict == "text" else self.head
 
+    def is_due(self) -> bool:
+        due = time.monotonic() - self.written >= self.checkpoint_seconds
+        return agreed(due) if self.shares else due  # what all hold together is saved by all
+
     def save(self, moving: Moving, optimizer: torch.optim.Optimizer) -> None:
         assert self.path is not None
         self.written = time.monotonic()
-        if not is_first():  # all processes have the same weights and moments
-            return
-        tensors = {name: tensor.detach() for name, tensor in self.live(moving).items()}
-        tensors |= {f"head.{name}": tensor for name, tensor in self.head.state_dict().items()}
-        for name, parameter in moving.named.items():
-            tensors |= {f"adam.{key}.{name}": value for key, value in optimizer.state[parameter].items()}
-        tensors |= {f"before.{name}": tensor for name, tensor in self.before.items()}
-        for epoch, weights in self.keeper.weights.items():
-            tensors |= {f"kept.{epoch}.{name}": tensor for name, tensor in weights.items()}
-        checkpoint.save(self.path, self.identity, self.progress, tensors)
-        self.has_checkpoint = True
+        live, kept = self.live(moving), self.keeper.weights
+        tensors = checkpoint.collected(live, self.head, moving.named, optimizer, self.before, kept)
+        if is_first():  # of all processes, which have the same weights and moments, or hold them together
+            checkpoint.save(self.path, self.identity, self.progress, tensors)
+            self.has_checkpoint = True
 
     def put_back(self, moving: Moving, optimizer: torch.optim.Optimizer) -> None:
         """Parameters, moments and kept epochs of the checkpoint."""
         put(self.live(moving), self.saved)
-        for name, parameter in moving.named.items():
-            moments = {
-                key: self.saved[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq") if f"adam.{key}.{name}" in self.saved
-            }
-            if moments:
-                optimizer.state[parameter] = {key: t.clone().to(parameter.device) for key, t in moments.items()}
+        checkpoint.put_moments(moving.named, optimizer, self.saved)
         self.keeper.scores = {epoch: Score(*score) for epoch, score in self.progress.scores.items()}
         for name, tensor in part(self.saved, "kept").items():
             epoch, _, parameter_name = name.partition(".")

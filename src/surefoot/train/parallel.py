@@ -15,6 +15,7 @@ from surefoot.distributed import num_processes
 from surefoot.heads import LinearHead
 from surefoot.model import ImageTextModel
 from surefoot.objective import Forward, Objective
+from surefoot.train.sharding import average, is_shared
 
 _BUFFERS = "forward_sync_buffers" if "forward_sync_buffers" in signature(DistributedDataParallel).parameters else "broadcast_buffers"
 """What switches the exchange of running statistics off, which no tower that trains has; it was renamed."""
@@ -24,7 +25,8 @@ class Steps:
     """Computes losses and gradients of the parameters that require them when it is made.
 
     With several processes the gradients are averaged by DistributedDataParallel, bucket by bucket while the backward pass goes on. A batch
-    in chunks has several backward passes; their sum is averaged once, after the last.
+    in chunks has several backward passes; their sum is averaged once, after the last. Weights that the processes hold together have their
+    gradients averaged as they come (`sharding`), the others once, in the end.
 
     Args:
         model: both towers.
@@ -34,7 +36,10 @@ class Steps:
     def __init__(self, model: ImageTextModel, head: LinearHead) -> None:
         self._loss = _Loss(model.clip, head)
         self._parallel: DistributedDataParallel | None = None
-        if num_processes() > 1:
+        trained = [parameter for parameter in self._loss.parameters() if parameter.requires_grad]
+        sharded = any(map(is_shared, trained))
+        self._whole = [parameter for parameter in trained if sharded and not is_shared(parameter)]
+        if num_processes() > 1 and not sharded:
             how: dict[str, Any] = {"find_unused_parameters": True, _BUFFERS: False}
             self._parallel = DistributedDataParallel(self._loss, **how)
 
@@ -49,6 +54,7 @@ class Steps:
         """Gradients of the loss, the same in every process."""
         if self._parallel is None or not forward.in_chunks:
             forward.backward(loss)
+            average(self._whole)
             return
         with self._parallel.no_sync():
             forward.backward(loss)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from surefoot import adapters
+from surefoot.distributed import like
 from surefoot.heads import LinearHead
 from surefoot.model import ImageTextModel
 from surefoot.objective import Moved, Stage, group_of
@@ -66,7 +67,7 @@ def moved_by(stage: Stage, moving: Moving, start: Mapping[str, Tensor], device: 
     """What a stage trains as its terms see it, and theta_0's values of it where a term compares with them."""
     now = {group: list(parameters.values()) for group, parameters in moving.groups.items()}
     known = {group: parameters for group, parameters in moving.groups.items() if group != "head"} if "start" in stage.needs else {}
-    return Moved(now, {group: [start[name].to(device) for name in parameters] for group, parameters in known.items()})
+    return Moved(now, {group: [like(p, start[name].to(device)) for name, p in parameters.items()] for group, parameters in known.items()})
 
 
 def optimizer_groups(moving: Moving, penalised: frozenset[str], weight_decay: float) -> list[dict[str, object]]:
@@ -88,6 +89,11 @@ def train_mode(model: ImageTextModel) -> None:
 def has_batch_norm(model: ImageTextModel) -> bool:
     """Whether the image tower averages over the batch where its BatchNorm layers train."""
     return any(isinstance(module, _BATCH_NORM) for name, module in model.clip.named_modules() if name.startswith("visual."))
+
+
+def averages_over_batch(model: ImageTextModel) -> bool:
+    """Whether BatchNorm layers of the image tower train now, so that every pass moves their running statistics."""
+    return any(isinstance(module, _BATCH_NORM) and module.training for module in model.clip.get_submodule("visual").modules())
 
 
 def stage_identity(stage: Stage) -> tuple[object, ...]:

@@ -18,6 +18,10 @@ from surefoot.train.batches import CAPTION, PAIRS, SUPPLIED
 from surefoot.train.parameters import TOWERS, has_batch_norm
 from surefoot.train.reference import CONTEXTS, context_templates
 from surefoot.train.settings import Training
+from surefoot.train.sharding import sharding_problems
+
+_REPEATED = ("center", False, "full")
+"""The crop, flip and decode of training images that are the same in every epoch, and those of evaluation."""
 
 
 def preflight(method: Method, model: ImageTextModel, dataset: Dataset, training: Training) -> None:
@@ -45,6 +49,9 @@ def preflight(method: Method, model: ImageTextModel, dataset: Dataset, training:
         problems.append("chunk_size would cut the batches that its BatchNorm layers average over: leave it out")
     if num_processes() > 1 and any(stage.restart for stage in method.stages) and has_batch_norm(model):
         problems.append("its BatchNorm layers would each average over a part of the batch: run it in one process")
+    if training.reference_cache and "reference" in method.needs and (training.crop, training.flip, training.decode) != _REPEATED:
+        problems.append("reference_cache needs images that are the same in every epoch: set crop=center, flip=false and decode=full")
+    problems += sharding_problems(method, training)
     if training.sampling == "groups" and not dataset.split("train").groups:
         problems.append("sampling is 'groups', and the training images have none: use 'balanced' or 'shuffled'")
     problems += _too_little_room(method, dataset, training)

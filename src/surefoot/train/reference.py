@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
+from surefoot.anchors.retrieval import embed_images
 from surefoot.data.layout import Dataset
+from surefoot.distributed import is_first, wait
 from surefoot.errors import SettingError
 from surefoot.heads import context_weight, prompt_embeddings
 from surefoot.model import ImageTextModel, templates_named
@@ -43,6 +46,13 @@ class FrozenReference:
         with torch.inference_mode():
             features = self._model.encode_image(image)
         return features.clone()  # a tensor that losses may keep for their backward pass
+
+    def images(self, paths: Sequence[Path]) -> Tensor:
+        """f(x; theta_0) [N, D] of image files as evaluation sees them, on the CPU; computed by the first process, and kept in the cache."""
+        if is_first():
+            embed_images(self._model, paths)
+        wait()
+        return embed_images(self._model, paths)
 
     def text(self, rows: Tensor, tokens: Tensor) -> Tensor:
         """g(t; theta_0) [N, D] of the rows [N] of `tokens` [T, L]; they are remembered while these stay the same tensor."""

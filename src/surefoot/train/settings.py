@@ -17,6 +17,9 @@ Sampling = Literal["shuffled", "balanced", "groups"]
 SelectBy = Literal["accuracy", "mean_per_class", "macro_f1"]
 Keep = Literal["best", "one_standard_error", "last"]
 Attention = Literal["auto", "math", "fused"]
+Switch = Literal["auto", "on", "off"]
+Crop = Literal["random", "center"]
+Sharding = Literal["none", "fsdp"]
 Decode = Literal["full", "reduced"]
 _SHUFFLE = re.compile(r"all|shards:[1-9][0-9]{0,5}")
 
@@ -39,11 +42,24 @@ class Training:
         select_by: what ID validation measures, for the kept epoch and for alpha: top-1 "accuracy", "mean_per_class" or "macro_f1".
         keep: which epoch's weights: the "best" on ID validation (the first of equals), the first within "one_standard_error" of the best,
             or the "last".
+        crop: of training images: "random", a little smaller than the image and drawn anew each time, as in the released codes, or "center",
+            the one that evaluation sees.
+        reference_cache: compute the frozen reference's features of the training images (CAR-FT, CLIP-CITE) once, in batches of their own,
+            and keep them, in memory (4 bytes a number) and in the cache folder, for later runs from the same weights on the same images.
+            It needs crop=center and no flip. A feature differs by rounding from one computed with its batch (1e-6 in float32, and as
+            much as bf16 rounds otherwise), therefore it is off unless it is asked for.
         chunk_size: images and texts that a tower encodes at a time, for batches larger than memory: the loss and the gradients are those of
             the whole batch, at the price of one more forward pass. None: all at once.
         checkpointing: keep no activations inside the blocks of the towers, and compute them again when they are needed.
         attention: the kernel of the towers' attention in training: "math" (matrix products) or "fused"; "auto" takes the usual one of the
             device; on a CPU a run of 300 steps and more measures both at its start. They differ in rounding only.
+        channels_last: lay out the image tower's pixels and convolutions with the channels innermost: "on" or "off"; "auto" measures both
+            at the start of a run of 300 steps and more, and is off elsewhere. Made for ResNets and ConvNeXts. Differs in rounding only.
+        compile: let torch.compile make kernels of its own for the image tower: "on" or "off"; "auto" tries it in a run of 300 steps and
+            more whose image tower takes ten minutes and more, keeps it where it is faster, and goes on without where there is no C++
+            compiler. Texts, which have another length at every step, and losses are not compiled. Differs in rounding only.
+        sharding: "fsdp" lets the processes that torchrun starts hold the towers that train together, if one alone has no room for them:
+            each has a part of every weight, its gradient and its moments. Differs in rounding only. A single process holds all, as "none".
         decode: training images in "full", or large JPEGs "reduced" to a half, a quarter or an eighth of their size where that leaves twice
             the pixels that the model sees: several times faster, crops differ a little. Evaluation decodes in full, and so do heads that
             train on features.
@@ -64,9 +80,14 @@ class Training:
     select_by: SelectBy = "accuracy"
     keep: Keep = "best"
     flip: bool = False
+    crop: Crop = "random"
+    reference_cache: bool = False
     chunk_size: int | None = None
     checkpointing: bool = False
     attention: Attention = "auto"
+    channels_last: Switch = "auto"
+    compile: Switch = "auto"
+    sharding: Sharding = "none"
     decode: Decode = "full"
     shuffle: str = "all"
     seed: int = 0
@@ -84,8 +105,12 @@ class Training:
                 ("clip_norm", self.clip_norm, "above 0, or none", self.clip_norm is None or self.clip_norm > 0),
                 ("sampling", self.sampling, _one_of(Sampling), self.sampling in get_args(Sampling)),
                 ("select_by", self.select_by, _one_of(SelectBy), self.select_by in get_args(SelectBy)),
+                ("crop", self.crop, _one_of(Crop), self.crop in get_args(Crop)),
                 ("chunk_size", self.chunk_size, "1 or more, or none", self.chunk_size is None or self.chunk_size >= 1),
                 ("attention", self.attention, _one_of(Attention), self.attention in get_args(Attention)),
+                ("channels_last", self.channels_last, _one_of(Switch), self.channels_last in get_args(Switch)),
+                ("compile", self.compile, _one_of(Switch), self.compile in get_args(Switch)),
+                ("sharding", self.sharding, _one_of(Sharding), self.sharding in get_args(Sharding)),
                 ("decode", self.decode, _one_of(Decode), self.decode in get_args(Decode)),
                 ("keep", self.keep, _one_of(Keep), self.keep in get_args(Keep)),
                 ("shuffle", self.shuffle, "all, or shards:B with a number B, such as shards:8", bool(_SHUFFLE.fullmatch(self.shuffle))),
@@ -100,6 +125,11 @@ class Training:
     def shards_at_a_time(self) -> int | None:
         """How many shards are shuffled together; None for all."""
         return None if self.shuffle == "all" else int(self.shuffle.partition(":")[2])
+
+    @property
+    def reading(self) -> str:
+        """How training images are decoded and cropped: runs that have it in common may share them."""
+        return f"{self.decode}, {self.crop}"
 
     def per_epoch(self, num_images: int) -> int:
         """Steps in one pass over `num_images` training images.
@@ -144,10 +174,17 @@ class Step:
     history: Sequence[Mapping[str, float]] = ()
 
 
+_LATER: dict[str, object] = {
+    "flip": False, "crop": "random", "reference_cache": False, "chunk_size": None, "checkpointing": False, "attention": "auto",
+    "channels_last": "auto", "compile": "auto", "sharding": "none", "decode": "full",
+    "shuffle": "all",
+}  # fmt: skip
+"""The settings that came after the first records, and the values at which they change nothing."""
+
+
 def stated(training: Training) -> dict[str, object]:
     """All settings but the seed; those that came later only where they are used, so that older records stay the same."""
-    later = {"flip": False, "chunk_size": None, "checkpointing": False, "attention": "auto", "decode": "full", "shuffle": "all"}
-    return {name: value for name, value in asdict(training).items() if name != "seed" and later.get(name, ...) != value}
+    return {name: value for name, value in asdict(training).items() if name != "seed" and _LATER.get(name, ...) != value}
 
 
 def settings_of(method: Method, training: Training, model: ImageTextModel, dataset: Dataset | None = None) -> dict[str, object]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from surefoot.data.layout import Dataset
+from surefoot.distributed import like
 from surefoot.heads import LinearHead, class_weight, prompt_embeddings
 from surefoot.model import ImageTextModel
 from surefoot.objective import Stage
@@ -56,4 +57,4 @@ def put(parameters: Mapping[str, Tensor], values: Mapping[str, Tensor]) -> None:
     """Copy values into the parameters of the same names."""
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(values[name])
+            parameter.copy_(like(parameter, values[name]))

@@ -254,7 +254,7 @@ class _Search:
         plan, data = with_settings(self.plan, self.name, settings), self.data_of[seed]
         self.model.load_weights(part(self.start, "model"))
         training, paths = plan.training_of(self.name, seed), data.split("train").paths
-        images = self.images.setdefault((paths, training.decode), training_images(paths, self.model, training, self.budget))
+        images = self.images.setdefault((paths, training.reading), training_images(paths, self.model, training, self.budget))
         fitted = fit(
             plan.method_of(self.name), self.model, data, training, start=self.start,
             images=images, on_step=self.watcher.step, resume=resume, checkpoint_seconds=CHECKPOINT_SECONDS,
