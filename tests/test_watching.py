@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from conftest import typed
+from safetensors import safe_open
 
 from surefoot import records, stopping
 from surefoot.cli.status import sparkline
@@ -261,3 +262,34 @@ def test_a_signal_that_was_to_be_ignored_stays_ignored() -> None:
         assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+SIGNALLED = """
+import os, signal, sys
+from surefoot import stopping
+from surefoot.train import loop
+
+told = loop._Run.tell
+def tell(self, loss, batch, cached):
+    told(self, loss, batch, cached)
+    if self.progress.step == 3:
+        os.kill(os.getpid(), signal.SIGTERM)
+loop._Run.tell = tell
+sys.argv[0] = "surefoot"
+from surefoot.cli import main
+main()
+"""
+
+
+def test_sigterm_saves_the_step_it_came_in_and_says_how_to_go_on(tiny_root: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    own = ["compare", str(tiny_root), "--model", f"local-dir:{tiny_folder}", "--methods", "flyp", "--seeds", "0", *ALPHAS]
+    command = [sys.executable, "-c", SIGNALLED, *own, "--out", str(tmp_path / "run")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert "Ended by SIGTERM. What is finished is kept: the same command goes on from there." in done.stderr
+    assert done.stderr.strip().endswith(f"--out {tmp_path / 'run'}")
+    (checkpoint,) = (tmp_path / "run" / "weights").glob("*.resume")
+    with safe_open(checkpoint, framework="pt") as stored:
+        assert json.loads(stored.metadata()["progress"])["step"] == 3
+    assert events(tmp_path / "run")[-1]["why"] == "Stopped: SIGTERM"
+    assert not (tmp_path / "run" / ".run.lock").exists()

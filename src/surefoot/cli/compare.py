@@ -14,7 +14,6 @@ from typing import Annotated
 import typer
 from rich.markup import escape
 
-from surefoot.anchors.writing import alone
 from surefoot.cli import console as shared
 from surefoot.cli.display import Display
 from surefoot.cli.recipe import resolve
@@ -24,6 +23,7 @@ from surefoot.compare import Comparison, Plan
 from surefoot.compare.curves import kinds_of
 from surefoot.data import Dataset
 from surefoot.data.subsets import few_shot
+from surefoot.data.writing import alone
 from surefoot.distributed import is_first
 from surefoot.job import DataOptions, Job
 from surefoot.methods import ALL

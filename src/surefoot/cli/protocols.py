@@ -109,8 +109,7 @@ def command(name: str) -> Callable[..., None]:
             val_share=None if domains else val_share, test_share=TEST_SHARE if test_share is None else test_share,
         )  # fmt: skip
         job, own = shared.job(options, settings, device, watch), [replace(options, data=one) for one in data]
-        share = DOMAIN_VAL_SHARE if val_share is None or not domains else val_share
-        _run(name, own, job, shared.numbers(shots, "--shots") or (), out, trials, space, share)
+        _run(name, own, job, shared.numbers(shots, "--shots") or (), out, trials, space, val_share if domains else None)
 
     run.__name__, run.__doc__ = name, SUMMARIES[name]
     return run
@@ -127,12 +126,12 @@ def _run(
     out: Path,
     trials: int | None,
     space: Sequence[str] | None,
-    val_share: float,
+    val_share: float | None,
 ) -> None:
     if trials is not None:
         require_optuna()
     datasets = [shared.opened(one) for one in options]
-    protocol = build(name, datasets, shots=shots, seed=job.data.split_seed, val_share=val_share)
+    protocol = build(name, datasets, shots=shots, seed=job.data.split_seed, val_share=DOMAIN_VAL_SHARE if val_share is None else val_share)
     carry_through(protocol, job, options, out, trials, space)
 
 

@@ -68,11 +68,9 @@ def batches(
         reference: f(x; theta_0) [N, D] of all train images, where it was computed once.
         begin: steps that are done already; nothing is read for them.
     """
-    device = next(model.parameters()).device
-    labels = torch.tensor(dataset.split("train").labels)
-    texts = _Texts(dataset, needs)
+    train, device = dataset.split("train"), next(model.parameters()).device
+    labels, texts = torch.tensor(train.labels), _Texts(dataset, needs)
     tokens = model.tokenize(texts.all).to(device)
-    train = dataset.split("train")
     shards = shard_numbers(train.paths) if training.shards_at_a_time else labels
     draws = _draws(labels, train.groups, shards, texts.num_templates, training)
     steps = itertools.islice(draws, begin, training.num_steps(len(labels)))

@@ -26,6 +26,7 @@ from surefoot.layers import set_channels_last, set_checkpointing
 from surefoot.metrics import Score
 from surefoot.model import ImageTextModel
 from surefoot.objective import Batch, Forward, Method, Objective, Stage
+from surefoot.stopping import Stopped, deferred
 from surefoot.train import checkpoint
 from surefoot.train.batches import PAIRS, batches, seed_dropout, training_images
 from surefoot.train.checkpoint import Progress
@@ -283,7 +284,8 @@ class _Run:
         keeps = self.reference if training.reference_cache and "reference" in stage.needs else None
         frozen, begin = keeps.images(self.train_paths) if keeps else None, self.progress.step
         given = {"needs": stage.needs, "pair_images": self.pair_images, "reference": frozen}
-        with contextlib.closing(batches(self.dataset, source, self.model, training, **given, begin=begin)) as ready:  # type: ignore[arg-type]
+        ready = batches(self.dataset, source, self.model, training, **given, begin=begin)  # type: ignore[arg-type]
+        with deferred() as asked, contextlib.closing(ready):
             for batch in self.clock.waiting("input", ready):
                 self.set_rate(optimizer, training, total)
                 chunks = Chunks(training.chunk_size)
@@ -294,8 +296,7 @@ class _Run:
                 self.tell(loss, batch, cached)
                 if self.progress.step % per_epoch == 0 or self.progress.step == total:
                     self.end_epoch(moving, val_features, -(-self.progress.step // per_epoch))
-                if self.path and not cached and self.is_due():
-                    self.save(moving, optimizer)
+                self.between_steps(moving, optimizer, cached, asked())
         if self.keeper.rule != "last":
             put(self.live(moving), self.keeper.weights[self.keeper.epoch])
         self.model.eval()
@@ -369,9 +370,13 @@ class _Run:
     def answering(self) -> LinearHead:
         return text_head(self.model, self.dataset) if self.method.predict == "text" else self.head
 
-    def is_due(self) -> bool:
-        due = time.monotonic() - self.written >= self.checkpoint_seconds
-        return agreed(due) if self.shares else due  # what all hold together is saved by all
+    def between_steps(self, moving: Moving, optimizer: torch.optim.Optimizer, cached: bool, stop: int | None) -> None:
+        """Write a checkpoint if it is time, or if a signal asks the process to end, which it does then."""
+        due = stop is not None or time.monotonic() - self.written >= self.checkpoint_seconds
+        if self.path and not cached and (agreed(due) if self.shares else due):  # what all hold together is saved by all
+            self.save(moving, optimizer)
+        if stop is not None:
+            raise Stopped(stop)
 
     def save(self, moving: Moving, optimizer: torch.optim.Optimizer) -> None:
         assert self.path is not None

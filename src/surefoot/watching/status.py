@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from surefoot import records
-from surefoot.anchors.writing import holder
+from surefoot.data.writing import holder
 from surefoot.watching.log import events
 
 LOCK = "run"
