@@ -126,7 +126,10 @@ def test_a_data_set_that_does_not_fit_is_the_same_and_never_takes_more_room(
     asked = len(running.asked)
     allow(monkeypatch, where, 99)
     forget()
-    assert open_dataset(tmp_path / "remote").fingerprint() == one.fingerprint() and len(running.asked) == asked
+    again = open_dataset(tmp_path / "remote")
+    assert again.fingerprint() == one.fingerprint() and len(running.asked) == asked
+    assert [content(path) for path in again.split("train").paths] == [content(path) for path in one.split("train").paths]
+    assert len(running.asked) == asked, "what was kept without a limit is taken as it is"
 
 
 @pytest.mark.parametrize(("shuffle", "server"), [("shards:2", {}), ("shards:2", {"ranges": False, "breaks": 1}), ("all", {})], ids=str)
@@ -224,6 +227,9 @@ def test_an_order_that_would_fetch_each_image_is_refused_before_training(
         preflight(get("flyp"), tiny_model, data, Training(shuffle="shards:3"))
     preflight(get("flyp"), tiny_model, data, Training(shuffle="shards:2"))
     preflight(get("lp"), tiny_model, data, Training())
+    monkeypatch.setenv(shard_cache.LIMIT, str(sum(sizes(packed / "train")[-2:]) - 1))
+    with pytest.raises(SettingError, match="2 shards of"):  # the largest two, whichever come together
+        preflight(get("flyp"), tiny_model, data, Training(shuffle="shards:2"))
     preflight(get("flyp"), tiny_model, open_dataset(packed), Training())
 
 
