@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -126,7 +127,10 @@ def test_a_data_set_that_does_not_fit_is_the_same_and_never_takes_more_room(
     asked = len(running.asked)
     allow(monkeypatch, where, 99)
     forget()
-    assert open_dataset(tmp_path / "remote").fingerprint() == one.fingerprint() and len(running.asked) == asked
+    again = open_dataset(tmp_path / "remote")
+    assert again.fingerprint() == one.fingerprint() and len(running.asked) == asked
+    assert [content(path) for path in again.split("train").paths] == [content(path) for path in one.split("train").paths]
+    assert len(running.asked) == asked, "what was kept without a limit is taken as it is"
 
 
 @pytest.mark.parametrize(("shuffle", "server"), [("shards:2", {}), ("shards:2", {"ranges": False, "breaks": 1}), ("all", {})], ids=str)
@@ -173,7 +177,8 @@ def test_an_epoch_by_shards_holds_every_image_once_and_few_shards_at_a_time() ->
             left[number] -= 1
             assert len(active) <= at_a_time
             active = active if any(left[one] for one in active) else set()
-    assert epoch(0, 2) != epoch(1, 2) and epoch(0, 2) != sorted(epoch(0, 2))
+    assert epoch(0, 2) != epoch(1, 2)
+    assert epoch(3, 50) != sorted(epoch(3, 50)), "the images of shards that are read together are shuffled"
     assert len({tuple(dict.fromkeys(int(numbers[row]) for row in epoch(seed, 1))) for seed in range(9)}) > 3, "shards are shuffled too"
 
 
@@ -234,6 +239,18 @@ def labelled(number: int, ending: str, *texts: str) -> dict[str, bytes]:
         for k, text in enumerate(texts)
         for name, content in ((f"{k}.png", picture(10 * number + k)), (f"{k}.{ending}", text.encode()))
     }
+
+
+def test_room_is_asked_for_the_largest_shards_whichever_come_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    for number, size in enumerate((3, 9, 5)):
+        shards.lies_at(Path(f"train/{number}.tar"), Path(f"cache/{number}.tar"))
+        shards.comes_from(Path(f"cache/{number}.tar"), SimpleNamespace(stamp=(size, 0)))
+    paths = [Path(f"train/{number}.tar/{k}.png") for number in range(3) for k in range(4)]
+    monkeypatch.setenv(shard_cache.LIMIT, "13")
+    assert shard_cache.too_little(paths, 2).startswith("2 shards of 14 bytes are read in turns")
+    assert shard_cache.too_little(paths).startswith("3 shards of 17 bytes")
+    monkeypatch.setenv(shard_cache.LIMIT, "14")
+    assert shard_cache.too_little(paths, 2) == "" == shard_cache.too_little([Path("train/a/1.png")])
 
 
 @pytest.fixture
