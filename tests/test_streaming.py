@@ -116,6 +116,7 @@ def test_a_data_set_that_does_not_fit_is_the_same_and_never_takes_more_room(
         assert [read_image(path).tobytes() for path in split.paths] == [read_image(path).tobytes() for path in again.paths]
     assert len(seen) < 3 * len(sizes(where)), "images that are read in order do not fetch their shard each"
     assert max(seen) <= most < sum(sizes(where))
+    assert not any(str(cache) in file for file, _ in shards._open), "a file that stays open takes room though it is given up"
     forget()
     asked = len(running.asked)
     assert open_dataset(tmp_path / "remote").fingerprint() == one.fingerprint()
