@@ -43,7 +43,7 @@ def classifier(folder: Path, model: ImageTextModel, data: Dataset, name: str) ->
 
 
 def photographs(folder: Path) -> Path:
-    """Four images of each class, none of the model's size, as a data folder; each with other colours and another proportion."""
+    """Four images of each class, none of the model's size, as a data folder with `classifier`'s prompts; each of its own proportion."""
     generator = torch.Generator().manual_seed(1)
     for name, shape in CLASSES.items():
         for number, size in enumerate(SIZES):
@@ -51,6 +51,7 @@ def photographs(folder: Path) -> Path:
             image = Image.blend(draw(shape, number, "black").resize(size), Image.fromarray(noise.numpy()), 0.6)
             (folder / name).mkdir(parents=True, exist_ok=True)
             image.save(folder / name / f"{number}.png")
+    (folder / "dataset.toml").write_text('templates = ["a {}.", "a drawing of a {}."]\n')  # evaluate asks by the prompts of the data
     return folder
 
 
