@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -238,6 +238,19 @@ def test_a_lock_that_a_killed_command_left_is_taken_over(run: Run, tmp_path: Pat
     assert not (out / ".run.lock").exists()
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Signals are heard, even where whoever started the tests told the process to ignore them."""
+    before = {number: signal.signal(number, handler) for number, handler in HEARD.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+HEARD = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+
+
+@pytest.mark.usefixtures("heard")
 def test_a_signal_waits_for_whoever_defers_it_and_a_second_one_does_not() -> None:
     with stopping.listening():
         with stopping.deferred() as asked:
