@@ -14,6 +14,7 @@ import argparse
 import json
 import os
 import shlex
+import signal
 import statistics
 import subprocess
 import sys
@@ -89,6 +90,7 @@ def main() -> None:
     words, named = shlex.split(given.command), {"before": given.before, "now": given.now}
     if len(words) < 2:
         sys.exit(f"--command is '{given.command}'; it must be a command and its data, such as '{DEMO}'.")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit("Stopped."))  # the worktrees go away then too
     commits = {kind: git("rev-parse", "--verify", f"{commit}^{{commit}}") for kind, commit in named.items()}
     seconds = measured(commits, words, given.repeats)
     ratios = [a / b for a, b in zip(seconds["before"], seconds["now"], strict=True)]
