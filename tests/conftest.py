@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import open_clip
 import pytest
@@ -61,6 +62,16 @@ def loaded_model(tiny_folder: Path) -> ImageTextModel:
 def fresh(model: ImageTextModel) -> ImageTextModel:
     """A copy; the tokenizer is shared, since its vocabulary takes longer to copy than a run takes."""
     return copy.deepcopy(model, {id(model._tokenizer): model._tokenizer})
+
+
+def with_resnet(model: ImageTextModel) -> ImageTextModel:
+    """The tiny model with an image tower of convolutions and BatchNorm."""
+    config: dict[str, Any] = {"image_size": 32, "layers": (1, 1, 1, 1), "width": 8, "head_width": 16}
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
+        model.clip = open_clip.CLIP(16, config, text)
+    return model
 
 
 @pytest.fixture

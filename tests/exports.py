@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from conftest import draw
+from conftest import draw, fresh
 from PIL import Image
 from torch import Tensor
 
@@ -18,6 +18,7 @@ from surefoot.methods import get
 from surefoot.model import ImageTextModel
 from surefoot.train import start_state
 
+METHODS = ("tp_ft", "flyp")
 SIZES = [(60, 40), (33, 71), (40, 40), (97, 64)]
 CLASSES = {"bar": "bar", "square box": "box", "disc": "disc"}
 
@@ -40,6 +41,11 @@ def classifier(folder: Path, model: ImageTextModel, data: Dataset, name: str) ->
     moved["head.bias"] = torch.tensor([0.1, -0.3, 0.2])
     save_bundle(folder, model, moved, data, get(name), 0.7, seed=3, settings={"learning_rate": 1e-3}, data="d", weights="w")
     return folder
+
+
+def classifiers(root: Path, model: ImageTextModel, data: Dataset) -> dict[str, Path]:
+    """{method: a classifier's folder} below `root`: TP-FT answers by its head, FLYP by its text tower."""
+    return {name: classifier(root / name, fresh(model), data, name) for name in METHODS}
 
 
 def photographs(folder: Path) -> Path:

@@ -7,10 +7,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import open_clip
 import pytest
 import torch
-from conftest import fresh
+from conftest import fresh, with_resnet
 from test_resume import CASES, TRAINING, assert_same, interrupted, runner
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -171,13 +170,7 @@ def test_settings_name_it_only_where_it_is_used(tiny_model: ImageTextModel) -> N
 
 @pytest.fixture
 def resnet(tiny_model: ImageTextModel) -> ImageTextModel:
-    """The tiny model with an image tower of convolutions and BatchNorm."""
-    config: dict[str, Any] = {"image_size": 32, "layers": (1, 1, 1, 1), "width": 8, "head_width": 16}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
-        tiny_model.clip = open_clip.CLIP(16, config, text)
-    return tiny_model
+    return with_resnet(tiny_model)
 
 
 def test_tower_that_keeps_all_activations_is_refused(resnet: ImageTextModel, tiny_data: Dataset) -> None:

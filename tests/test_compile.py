@@ -15,7 +15,7 @@ import open_clip
 import pytest
 import torch
 import torch.multiprocessing
-from conftest import fresh
+from conftest import fresh, with_resnet
 from test_chunked import assert_close
 from test_distributed import first_gradients, free_port
 from test_resume import assert_same, interrupted, runner
@@ -32,16 +32,6 @@ from surefoot.train.settings import settings_of
 
 SHORT = Training(epochs=1, batch_size=8, learning_rate=1e-3)
 WAYS: dict[str, dict[str, Any]] = {"in chunks": {"chunk_size": 3}, "checkpointing": {"checkpointing": True}}
-
-
-def with_resnet(model: ImageTextModel) -> ImageTextModel:
-    """The tiny model with an image tower of convolutions and BatchNorm."""
-    config: dict[str, Any] = {"image_size": 32, "layers": (1, 1, 1, 1), "width": 8, "head_width": 16}
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        text = {"context_length": 77, "vocab_size": 49408, "width": 32, "heads": 2, "layers": 2}
-        model.clip = open_clip.CLIP(16, config, text)
-    return model
 
 
 def run_of(

@@ -6,7 +6,7 @@ import os
 import socket
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,9 @@ from surefoot.train import Training, fit
 
 PROCESSES = 2
 TRAINING = Training(steps=10, batch_size=9, learning_rate=1e-5)  # 9 images are shared as 5 and 4
-VARIANTS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {
+Case = tuple[str, dict[str, Any], dict[str, Any]]
+"""A method, its settings, and those of its training."""
+VARIANTS: dict[str, Case] = {
     **{name: (method, settings, {k: v for k, v in how.items() if k != "steps"}) for name, (method, settings, how) in CASES.items()},
     "in chunks": ("flyp", {}, {"chunk_size": 2}),
     "anchors in chunks": ("arf", {}, {"chunk_size": 2}),
@@ -58,20 +60,26 @@ def first_gradients(run: Callable[[], None]) -> list[Tensor]:
     return found
 
 
-def all_runs(model: ImageTextModel, data: Dataset) -> Found:
-    """{variant: gradients of its first step, its last weights, its losses}."""
+def all_runs(
+    model: ImageTextModel,
+    data: Dataset,
+    cases: Mapping[str, Case] = VARIANTS,
+    training: Training = TRAINING,
+    gradients: Callable[[Callable[[], None]], list[Tensor]] = first_gradients,
+) -> Found:
+    """{case: gradients of its first step, its last weights, its losses}."""
     made: Found = {}
-    for name, (method, settings, how) in VARIANTS.items():
+    for name, (method, settings, how) in cases.items():
         losses: list[float] = []
         weights: dict[str, Tensor] = {}
 
         def run() -> None:
             fitted = fit(
-                get(method, settings), fresh(model), data, replace(TRAINING, **how), on_step=lambda step: losses.append(step.loss)  # noqa: B023
+                get(method, settings), fresh(model), data, replace(training, **how), on_step=lambda step: losses.append(step.loss)  # noqa: B023
             )  # fmt: skip
             weights.update(fitted.state)  # noqa: B023
 
-        made[name] = (first_gradients(run), weights, losses)
+        made[name] = (gradients(run), weights, losses)
     return made
 
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import open_clip
 import pytest
 import torch
-from conftest import anchored, fresh, typed
-from exports import card_answers, classifier, photographs
+from conftest import anchored, typed
+from exports import METHODS, card_answers, classifiers, photographs
 from PIL import Image
 from safetensors.torch import load_file
 
@@ -25,17 +25,13 @@ from surefoot.folders import whole_folder
 from surefoot.model import ImageTextModel, load_model
 from surefoot.records import Evaluation, load_answers
 
-METHODS = ("tp_ft", "flyp")
-
 
 @pytest.fixture(scope="module")
 def made(
     tmp_path_factory: pytest.TempPathFactory, loaded_model: ImageTextModel, tiny_root: Path, tiny_pool: tuple[Path, ...]
 ) -> dict[str, Path]:
     """{method: a classifier's folder}: TP-FT answers by its head, FLYP by its text tower."""
-    root = tmp_path_factory.mktemp("made")
-    data = anchored(tiny_root, tiny_pool, loaded_model)
-    return {name: classifier(root / name, fresh(loaded_model), data, name) for name in METHODS}
+    return classifiers(tmp_path_factory.mktemp("made"), loaded_model, anchored(tiny_root, tiny_pool, loaded_model))
 
 
 @pytest.fixture(scope="module")

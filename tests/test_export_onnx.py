@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from conftest import anchored, fresh
-from exports import card_answers, classifier, photographs
+from conftest import anchored
+from exports import METHODS, card_answers, classifiers, photographs
 
 from surefoot import records
 from surefoot.bundle import load_bundle
@@ -23,16 +23,12 @@ from surefoot.errors import ModelError
 from surefoot.export import export, onnx_files
 from surefoot.model import ImageTextModel, load_model
 
-METHODS = ("tp_ft", "flyp")
-
 
 @pytest.fixture(scope="module")
 def made(
     tmp_path_factory: pytest.TempPathFactory, loaded_model: ImageTextModel, tiny_root: Path, tiny_pool: tuple[Path, ...]
 ) -> dict[str, Path]:
-    root = tmp_path_factory.mktemp("made")
-    data = anchored(tiny_root, tiny_pool, loaded_model)
-    return {name: classifier(root / name, fresh(loaded_model), data, name) for name in METHODS}
+    return classifiers(tmp_path_factory.mktemp("made"), loaded_model, anchored(tiny_root, tiny_pool, loaded_model))
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,7 @@ import torch
 import torch.multiprocessing
 from conftest import anchored, fresh, typed
 from test_chunked import assert_close
-from test_distributed import PROCESSES, TRAINING, VARIANTS, free_port, told, torchrun
+from test_distributed import PROCESSES, TRAINING, VARIANTS, Found, all_runs, free_port, told, torchrun
 from test_resume import StoppedError, Watch
 from torch import Tensor
 
@@ -34,7 +34,6 @@ CASES = {name: case for name, case in VARIANTS.items() if not name.startswith("l
     "all at once": ("arf", {}, {"chunk_size": 4, "checkpointing": True, "clip_norm": 0.1}),  # shares of 5 and 4 are 2 chunks and 1
 }
 NUM_VAL, BATCH = 11, 5  # shares of 6 and 5 are 2 batches and 1
-Found = dict[str, tuple[list[Tensor], dict[str, Tensor], list[float]]]
 
 
 def first_gradients(run: Callable[[], None]) -> list[Tensor]:
@@ -54,23 +53,6 @@ def first_gradients(run: Callable[[], None]) -> list[Tensor]:
     finally:
         _Run.step = step  # type: ignore[method-assign]
     return [found[name] for name in sorted(found)]
-
-
-def all_runs(model: ImageTextModel, data: Dataset) -> Found:
-    """{case: gradients of its first step, its last weights, its losses}."""
-    made: Found = {}
-    for name, (method, settings, how) in CASES.items():
-        losses: list[float] = []
-        weights: dict[str, Tensor] = {}
-
-        def run() -> None:
-            fitted = fit(
-                get(method, settings), fresh(model), data, replace(SHARED, **how), on_step=lambda step: losses.append(step.loss)  # noqa: B023
-            )  # fmt: skip
-            weights.update(fitted.state)  # noqa: B023
-
-        made[name] = (first_gradients(run), weights, losses)
-    return made
 
 
 def parts(model: ImageTextModel, data: Dataset) -> tuple[float, float, list[str]]:
@@ -116,7 +98,7 @@ def work(number: int, port: int, folder: str, data: Dataset, out: str) -> None:
     validate.BATCH = BATCH
     distributed.start(torch.device("cpu"))
     model = load_model(f"local-dir:{folder}")
-    found: dict[str, Any] = {"runs": all_runs(model, data), "parts": parts(model, data)}
+    found: dict[str, Any] = {"runs": all_runs(model, data, CASES, SHARED, first_gradients), "parts": parts(model, data)}
     start = model.weights()
     stopped(ended := fresh(model), data, Path(out) / "run.resume")
     found["after an error"] = all(torch.equal(start[name], tensor) for name, tensor in ended.weights().items())
@@ -152,7 +134,7 @@ def together(tiny_folder: Path, data: Dataset, folder: Path) -> list[dict[str, A
 @pytest.fixture(scope="module")
 def alone(loaded_model: ImageTextModel, data: Dataset) -> Found:
     """What one process finds."""
-    return all_runs(loaded_model, data)
+    return all_runs(loaded_model, data, CASES, SHARED, first_gradients)
 
 
 def assert_near(one: Mapping[str, Tensor], two: Mapping[str, Tensor]) -> None:

@@ -2,45 +2,43 @@
 
     python benchmarks/survival/kills.py --kills 200
 
-Trains FLYP on two images of each class of IconShift, a checkpoint after every step, once undisturbed, and then again and again in a
-process that is killed at a moment drawn at random; the next process goes on. After each kill the checkpoint must open, and what
-a finished run leaves must equal the undisturbed one bit for bit. Writes nothing; the table is what it prints.
+Trains on two images of each class of IconShift, a checkpoint after every step and the last weights kept, once undisturbed, and then
+again and again in a process that is killed at a moment drawn at random; the next process goes on. After each kill the checkpoint must
+open, and what a run leaves in the end must equal the undisturbed one bit for bit. Processes are forked from one that has read model and
+data, which needs a system that can. Keeps no file; the figures are what it prints.
 """
 
 from __future__ import annotations
 
 import argparse
 import hashlib
+import multiprocessing
 import random
-import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
+from multiprocessing.context import ForkProcess
 from pathlib import Path
 
+import torch
 from safetensors import safe_open
 
-METHODS = ("flyp", "lp_ft")  # one stage, and two of which the first leaves no checkpoint
+from surefoot.data import Dataset, load
+from surefoot.data.subsets import few_shot
+from surefoot.methods import get
+from surefoot.model import ImageTextModel, load_model
+from surefoot.train import Training, fit
+from surefoot.train.checkpoint import write
+
+RESUME, WEIGHTS = "run.resume", "weights.safetensors"
 
 
-def child(arguments: argparse.Namespace) -> None:
+def train(model: ImageTextModel, data: Dataset, training: Training, method: str, folder: Path) -> None:
     """One process: train, or go on with it, and leave the final weights."""
-    from surefoot.data import load
-    from surefoot.data.subsets import few_shot
-    from surefoot.methods import get
-    from surefoot.model import load_model
-    from surefoot.train import Training, fit
-    from surefoot.train.checkpoint import write
-
-    data = few_shot(load(arguments.data), arguments.shots, seed=0)
-    training = Training(steps=arguments.steps, batch_size=arguments.batch_size, learning_rate=1e-3)
-    print("training", flush=True)
-    fitted = fit(
-        get(arguments.method), load_model(arguments.model), data, training, resume=arguments.child / "run.resume", checkpoint_seconds=0
-    )
-    write(arguments.child / "weights.safetensors", fitted.state, {})
+    fitted = fit(get(method), model, data, training, resume=folder / RESUME, checkpoint_seconds=0)
+    write(folder / WEIGHTS, fitted.state, {})
 
 
 def digest(path: Path) -> str:
@@ -54,37 +52,20 @@ def digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def started(arguments: argparse.Namespace, folder: Path) -> subprocess.Popen[str]:
-    """A child in a folder, as soon as it is about to train."""
-    own = ["--data", arguments.data, "--model", arguments.model, "--shots", str(arguments.shots), "--steps", str(arguments.steps)]
-    own += ["--batch-size", str(arguments.batch_size), "--method", arguments.method, "--child", str(folder)]
-    process = subprocess.Popen([sys.executable, __file__, *own], stdout=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    while (line := process.stdout.readline()) and line.strip() != "training":
-        pass
-    return process
-
-
-def undisturbed(arguments: argparse.Namespace, folder: Path) -> tuple[str, float]:
-    """The digest of the final weights, and the seconds from the beginning of training."""
-    process = started(arguments, folder)
-    since = time.monotonic()
-    if process.wait():
-        raise SystemExit("The undisturbed run failed.")
-    return digest(folder / "weights.safetensors"), time.monotonic() - since
-
-
-def killed(process: subprocess.Popen[str], folder: Path, seconds: float) -> str | None:
-    """In the middle of what the process was killed after so many seconds; None if it had ended before."""
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGKILL)
-        process.wait()
-        half = [path.name for path in folder.glob("*.part")]
-        return "the write of a checkpoint" if "run.resume.part" in half else "the write of the weights" if half else "anything else"
-    if process.returncode:
-        raise SystemExit(f"A resume failed with code {process.returncode}.")
+def killed(work: Callable[[Path], None], folder: Path, seconds: float | None) -> str | None:
+    """In the middle of what a process was killed after so many seconds; None if it had ended before, or was to be left alone."""
+    process: ForkProcess = multiprocessing.get_context("fork").Process(target=work, args=(folder,))
+    process.start()
+    process.join(seconds)
+    if process.exitcode is None:
+        process.kill()
+        process.join()
+        half = {path.name for path in folder.glob("*.part")}
+        return {f"{RESUME}.part": "the write of a checkpoint", f"{WEIGHTS}.part": "the write of the weights"}.get(
+            next(iter(half), ""), "anything else"
+        )
+    if process.exitcode:
+        raise SystemExit(f"A resume failed with code {process.exitcode}.")
     return None
 
 
@@ -94,32 +75,37 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--data", default="iconshift")
     parser.add_argument("--model", default="iconclip")
-    parser.add_argument("--method", choices=METHODS, default="flyp")
+    parser.add_argument("--method", default="flyp")
     parser.add_argument("--shots", type=int, default=2)
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=16)
-    parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
-    arguments = parser.parse_args()
-    if arguments.child:
-        child(arguments)
-        return
-    draw, during, finished = random.Random(arguments.seed), Counter[str](), 0
-    with tempfile.TemporaryDirectory() as work:
-        (first := Path(work) / "undisturbed").mkdir()
-        wanted, seconds = undisturbed(arguments, first)
-        while during.total() < arguments.kills:
-            (folder := Path(work) / f"run-{finished}").mkdir(exist_ok=True)
-            state = killed(started(arguments, folder), folder, draw.uniform(0, seconds))
+    given = parser.parse_args()
+    torch.set_num_threads(1)  # a fork has none of the threads that its parent had
+    training = Training(steps=given.steps, batch_size=given.batch_size, learning_rate=1e-3, keep="last")
+    data = few_shot(load(given.data), given.shots, seed=0)
+    work = partial(train, load_model(given.model), data, training, given.method)
+    draw, during, finished, resumed, done = random.Random(given.seed), Counter[str](), 0, 0, False
+    with tempfile.TemporaryDirectory() as place:
+        (first := Path(place) / "undisturbed").mkdir()
+        began = time.monotonic()
+        killed(work, first, None)
+        wanted, seconds = digest(first / WEIGHTS), time.monotonic() - began
+        while not done:  # the run that the last kill hit goes on to its end too
+            (folder := Path(place) / f"run-{finished}").mkdir(exist_ok=True)
+            left = during.total() < given.kills
+            state = killed(work, folder, draw.uniform(0, seconds) if left else None)
             if state is not None:
                 during[state] += 1
-                if (folder / "run.resume").is_file():
-                    digest(folder / "run.resume")  # what is there opens
+                if (folder / RESUME).is_file():
+                    digest(folder / RESUME)  # what is there opens
+                    resumed += 1
                 continue
-            if digest(folder / "weights.safetensors") != wanted:
+            if digest(folder / WEIGHTS) != wanted:
                 raise SystemExit(f"Run {finished}, resumed after kills, ended at other weights.")
-            finished += 1
+            finished, done = finished + 1, not left
     print(f"{during.total()} kills: " + ", ".join(f"{number} in the middle of {what}" for what, number in during.most_common()))
-    print(f"{finished} runs ended, all of them at the bits of the undisturbed run; every checkpoint opened, every resume succeeded")
+    print(f"{resumed} of them left a checkpoint; each opened, and the next process went on from it")
+    print(f"{finished} runs ended, all of them at the bits of the undisturbed run")
 
 
 if __name__ == "__main__":

@@ -84,9 +84,7 @@ class Log(Watcher):
     def __init__(self, folder: Path, now: Callable[[], float] = time.monotonic) -> None:
         self.path, self.now = folder / FILE, now
         self.of: dict[str, object] = {}
-        self.epochs = Epochs()
-        self.last = float("-inf")
-        self.images = 0
+        self.epochs, self.last, self.images = Epochs(), float("-inf"), 0
         self.known = known(folder)
 
     @contextmanager
@@ -104,18 +102,20 @@ class Log(Watcher):
 
     def run(self, method: str, seed: int, number: int, total: int, *, training: bool, images: int) -> None:
         """A run begins."""
-        self.of, self.epochs, self.last, self.images = {"method": method, "seed": seed}, Epochs(), float("-inf"), 0
-        self.write("run", **self.of, number=number, total=total, training=training, images=images)
+        self._begin("run", {"method": method, "seed": seed}, number=number, total=total, training=training, images=images)
 
     def reference(self, share: float, number: int, total: int, *, trained: int, judged: int) -> None:
         """A reference model begins."""
-        self.of, self.epochs, self.last, self.images = {"reference": share}, Epochs(), float("-inf"), 0
-        self.write("reference", share=share, number=number, total=total, trained=trained, images=judged)
+        self._begin("reference", {"reference": share}, share=share, number=number, total=total, trained=trained, images=judged)
 
     def curve(self, method: str, seed: int, along: str, *, training: bool, images: int) -> None:
         """A curve beside a frontier begins."""
-        self.of, self.epochs, self.last, self.images = {"method": method, "seed": seed, "curve": along}, Epochs(), float("-inf"), 0
-        self.write("curve", method=method, seed=seed, along=along, training=training, images=images)
+        self._begin("curve", {"method": method, "seed": seed, "curve": along}, along=along, training=training, images=images)
+
+    def _begin(self, event: str, of: dict[str, object], **said: object) -> None:
+        """What follows belongs to `of`."""
+        self.of, self.epochs, self.last, self.images = of, Epochs(), float("-inf"), 0
+        self.write(event, **of, **said)
 
     def step(self, step: Step) -> None:
         """A training step is done."""

@@ -57,7 +57,7 @@ class Status:
         at: the newest event of the run under way; empty if none is.
         losses: the newest losses of it, oldest first.
         seconds_left: of the training under way; None if none is.
-        runs_seconds: mean wall time of the runs that are finished; None if none is known.
+        run_seconds: mean wall time of the runs that are finished; None if none is known.
     """
 
     folder: Path
