@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import socket
 import subprocess
@@ -10,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -27,6 +29,7 @@ from surefoot.methods import get
 from surefoot.model import ImageTextModel, load_model
 from surefoot.train import Training, fit
 
+batches = importlib.import_module("surefoot.train.batches")  # the package has a function of that name
 PROCESSES = 2
 TRAINING = Training(steps=10, batch_size=9, learning_rate=1e-5)  # 9 images are shared as 5 and 4
 Case = tuple[str, dict[str, Any], dict[str, Any]]
@@ -37,6 +40,7 @@ VARIANTS: dict[str, Case] = {
     "anchors in chunks": ("arf", {}, {"chunk_size": 2}),
     "mirrored": ("tp_ft", {}, {"flip": True}),
     "fewer than processes": ("tp_ft", {}, {"batch_size": 2}),
+    "by shards": ("flyp", {}, {"shuffle": "shards:2"}),
 }
 Found = dict[str, tuple[list[Tensor], dict[str, Tensor], list[float]]]
 
@@ -74,9 +78,9 @@ def all_runs(
         weights: dict[str, Tensor] = {}
 
         def run() -> None:
-            fitted = fit(
-                get(method, settings), fresh(model), data, replace(training, **how), on_step=lambda step: losses.append(step.loss)  # noqa: B023
-            )  # fmt: skip
+            with mock.patch.object(batches, "PER_SHARD", 5):  # the images in folders count to shards of five
+                own = replace(training, **how)  # noqa: B023
+                fitted = fit(get(method, settings), fresh(model), data, own, on_step=lambda step: losses.append(step.loss))  # noqa: B023
             weights.update(fitted.state)  # noqa: B023
 
         made[name] = (gradients(run), weights, losses)

@@ -208,6 +208,32 @@ def test_status_tells_who_is_at_work_and_how_long_it_takes_still(tmp_path: Path)
     assert status(tmp_path, [], []).state == "killed"
 
 
+def test_a_run_under_new_settings_is_not_finished_because_an_older_one_is(run: Run, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    compared(run, out)
+    log = Log(out)
+    record = next(r for r in records.read(out) if isinstance(r, records.Trained) and r.method == "flyp")
+
+    def seen() -> tuple[bool, int]:
+        (found,) = status(out, [("flyp", 0)], [0.0, 0.5, 1.0]).runs
+        return found.trained, found.judged
+
+    log.write("begin", command="surefoot compare", pid=os.getpid())
+    assert seen() == (True, 3)
+    log.run("flyp", 0, 2, 2, training=True, images=0)
+    log.step(Step(1, 40, 2.5, 1.0))
+    assert seen() == (False, 0)
+    log.trained(record)
+    assert seen() == (True, 0)
+    log.write("evaluated", method="flyp", seed=0, alpha=0.0, accuracy={})
+    assert seen() == (True, 3), "from now on its own records stand last"
+    log.run("tp_ft", 0, 1, 2, training=True, images=0)
+    assert seen() == (True, 3), "another run's training is no matter"
+    log.run("flyp", 0, 2, 2, training=False, images=0)
+    log.trained(record)
+    assert seen() == (True, 3), "one that was trained before is not trained anew"
+
+
 def test_status_of_something_else_says_what_to_give(run: Run, tmp_path: Path) -> None:
     code, text = run("status", tmp_path)
     assert (code, "Give the --out of" in text) == (2, True)

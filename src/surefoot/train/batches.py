@@ -18,12 +18,15 @@ from surefoot.distributed import share
 from surefoot.model import ImageTextModel
 from surefoot.objective import Batch
 from surefoot.prompts import PromptTable
+from surefoot.train.ahead import fetched_ahead
 from surefoot.train.prefetch import prefetched
 from surefoot.train.settings import Training
 
 SUPPLIED = frozenset({"image", "label", "prompt", "first_prompt", "class_prompt", "first_class_prompt", "start", "reference"})
 CAPTION, PAIRS = "caption", frozenset({"anchor_image", "anchor_text"})
 """What the anchors of the data supply, once they are made."""
+_Draw = tuple[Tensor, int, Tensor]
+"""Of a step: its rows [B], a seed for its crops, and a template for each row [B]."""
 OVERSIZE = 2
 """How many times the pixels of a side that the model sees an image keeps that is decoded at a reduced size."""
 
@@ -73,12 +76,15 @@ def batches(
     tokens = model.tokenize(texts.all).to(device)
     shards = shard_numbers(train.paths) if training.shards_at_a_time else labels
     draws = _draws(labels, train.groups, shards, texts.num_templates, training)
-    steps = itertools.islice(draws, begin, training.num_steps(len(labels)))
+    steps: Iterator[_Draw] = itertools.islice(draws, begin, training.num_steps(len(labels)))
     if isinstance(source, Tensor):
         for rows, seed, template in steps:
             text = _on(device, texts.of(rows, labels[rows], template, seed, texts.pairs_of(rows)))
             yield Batch(None, labels[rows].to(device), text, tokens, feature=source[rows.to(source.device)].to(device))
         return
+
+    if training.shards_at_a_time:
+        steps = fetched_ahead(steps, shards, train.paths)
 
     def made() -> Generator[tuple[Tensor, Mapping[str, Tensor], Tensor, Tensor | None, Tensor | None], None, None]:
         for rows, seed, template in steps:
@@ -179,10 +185,8 @@ def shard_numbers(paths: Sequence[Path]) -> Tensor:
     return torch.tensor([place.setdefault(tar, len(place)) for tar in tars])
 
 
-def _draws(
-    labels: Tensor, groups: Sequence[str], shards: Tensor, num_templates: int, training: Training
-) -> Iterator[tuple[Tensor, int, Tensor]]:
-    """For every step, without end: rows [B], a seed for its crops, and a template for each row [B]."""
+def _draws(labels: Tensor, groups: Sequence[str], shards: Tensor, num_templates: int, training: Training) -> Iterator[_Draw]:
+    """Every step, without end."""
     size = min(training.batch_size, len(labels))
     for epoch in itertools.count():
         generator = torch.Generator().manual_seed(training.seed * 1_000_003 + epoch)

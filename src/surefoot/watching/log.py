@@ -1,8 +1,8 @@
 """What happens in a folder while a command is at work there, as JSON lines in log.jsonl.
 
-One line is one event: `begin` (which command, which process), `run`, `step`, `epoch`, `curve`, `reference`, `judged`, `evaluated`, and
-`end` or `stopped`. Steps are written once a second at most, the first and the last of a run always. The results stand in records.jsonl;
-this file is for whoever wants to see a run at work, and nothing reads it to compute anything.
+One line is one event: `begin` (which command, which process), `run`, `step`, `epoch`, `trained`, `curve`, `reference`, `judged`,
+`evaluated`, and `end` or `stopped`. Steps are written once a second at most, the first and the last of a run always. The results stand in
+records.jsonl; this file is for whoever wants to see a run at work, and nothing reads it to compute anything.
 """
 
 from __future__ import annotations
@@ -84,6 +84,7 @@ class Log(Watcher):
     def __init__(self, folder: Path, now: Callable[[], float] = time.monotonic) -> None:
         self.path, self.now = folder / FILE, now
         self.of: dict[str, object] = {}
+        self.training = False
         self.epochs, self.last, self.images = Epochs(), float("-inf"), 0
         self.known = known(folder)
 
@@ -115,6 +116,7 @@ class Log(Watcher):
     def _begin(self, event: str, of: dict[str, object], **said: object) -> None:
         """What follows belongs to `of`."""
         self.of, self.epochs, self.last, self.images = of, Epochs(), float("-inf"), 0
+        self.training = bool(said.get("training"))
         self.write(event, **of, **said)
 
     def step(self, step: Step) -> None:
@@ -130,6 +132,8 @@ class Log(Watcher):
         """A run was trained to its end, now or before."""
         for row in self.epochs.new(record.history):
             self.write("epoch", **self.of, **row)
+        if self.training:
+            self.write("trained", **self.of)
 
     def judged(self, num_images: int) -> None:
         """So many images were encoded for an evaluation."""

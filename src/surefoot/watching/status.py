@@ -89,7 +89,8 @@ def status(folder: Path, runs: Sequence[tuple[str, int]], alphas: Sequence[float
     found, log = list(records.read(folder)), events(folder)
     state, says = _state(folder, log)
     epochs = {(e["method"], e["seed"]): e for e in log if e["event"] == "epoch" and "method" in e and "curve" not in e}
-    each = tuple(_run(method, seed, found, epochs.get((method, seed)), alphas) for method, seed in runs)
+    anew = _anew(log)
+    each = tuple(_run(method, seed, found, epochs.get((method, seed)), alphas, anew.get((method, seed))) for method, seed in runs)
     steps = _under_way(log)
     return Status(
         folder, state, says, each,
@@ -100,15 +101,44 @@ def status(folder: Path, runs: Sequence[tuple[str, int]], alphas: Sequence[float
     )  # fmt: skip
 
 
-def _run(method: str, seed: int, found: Sequence[records.Record], epoch: Mapping[str, Any] | None, alphas: Sequence[float]) -> RunStatus:
-    """What the newest records of a run say; those of other settings, written before, do not count."""
+def _run(
+    method: str,
+    seed: int,
+    found: Sequence[records.Record],
+    epoch: Mapping[str, Any] | None,
+    alphas: Sequence[float],
+    anew: bool | None,
+) -> RunStatus:
+    """What the newest records of a run say; those of other settings, written before, do not count.
+
+    `anew` is None but for a run that is being trained (False), or was and is not judged (True).
+    """
+    if anew is False:
+        found = []
     trained = [r for r in found if isinstance(r, records.Trained) and (r.method, r.seed) == (method, seed)]
-    judged = [r for r in found if isinstance(r, records.Evaluation) and (r.method, r.seed) == (method, seed)]
+    judged = [r for r in found if isinstance(r, records.Evaluation) and (r.method, r.seed) == (method, seed)] if anew is None else []
     newest = judged[-1].settings_hash if judged else ""
     known = {r.alpha for r in judged if r.settings_hash == newest}
     last = dict(trained[-1].history[-1]) if trained and trained[-1].history else epoch
     val, at = (None, None) if last is None else (float(last["val"]), int(last["epoch"]))
     return RunStatus(method, seed, bool(trained), len(known & set(alphas)), len(alphas), val, at)
+
+
+def _anew(log: Sequence[Mapping[str, Any]]) -> dict[tuple[str, int], bool]:
+    """{method and seed that the log trains, or trained and has not judged yet: whether it is trained}.
+
+    What the records have of it is of other settings, or of weights that are gone.
+    """
+    found: dict[tuple[str, int], bool] = {}
+    for event in log:
+        of = str(event.get("method")), int(event.get("seed", -1))
+        if event["event"] == "run" and event.get("training"):
+            found = {of: False}
+        elif event["event"] == "trained" and of in found:
+            found = {of: True}
+        elif event["event"] in ("run", "reference", "curve", "evaluated", "end"):
+            found = {}
+    return found
 
 
 def _state(folder: Path, log: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
