@@ -29,7 +29,7 @@ from torch import Tensor
 
 from surefoot.bundle import CARD, HEAD, Card
 from surefoot.errors import DataError, ModelError, SettingError
-from surefoot.folders import check_free, whole_folder
+from surefoot.folders import check_apart, check_free, whole_folder
 from surefoot.foreign import archive
 from surefoot.foreign.modules import Found, find
 from surefoot.heads import class_weight, prompt_embeddings
@@ -76,6 +76,7 @@ def convert(
         SettingError: what must be given beside the file, or contradicts it.
         ModelError: weights that are not of the architecture.
     """
+    check_apart(out, path, *(Path(name.partition(":")[2].partition("@")[0]) for name in (base,) if name and ":" in name))
     check_free(out, overwrite=overwrite)
     if arch and base:
         raise SettingError("--arch and --base were both given; the base has an architecture. Leave --arch out.")
