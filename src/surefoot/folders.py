@@ -1,4 +1,4 @@
-"""A folder that appears as a whole or not at all."""
+"""A folder, or a file, that appears as a whole or not at all."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from surefoot.errors import DataError, SettingError
@@ -83,6 +83,52 @@ def whole_folder(out: Path, *, overwrite: bool) -> Iterator[Path]:
     finally:
         _put_back(place, out)
         shutil.rmtree(place, ignore_errors=True)
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """A disk that is full or refuses while `path` is written becomes a sentence that names it: the system often does not.
+
+    Raises:
+        DataError: it cannot be written.
+    """
+    try:
+        yield
+    except OSError as error:
+        if isinstance(error, DataError):
+            raise
+        raise DataError(
+            f"{path} cannot be written ({error.strerror or error}). Make room or give another folder by --out, and run the same command "
+            "again; what is finished is kept."
+        ) from error
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A file to write, which takes the place of `path` once it is written. After an error it is gone, and `path` is as it was.
+
+    Raises:
+        DataError: the disk is full or refuses.
+    """
+    partial = path.with_name(path.name + SUFFIX)
+    with told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            partial.replace(path)
+        finally:
+            with suppress(OSError):
+                partial.unlink()
+
+
+def put_text(path: Path, text: str) -> None:
+    """Write a text file in one piece; names of files that are no Unicode stay as they are.
+
+    Raises:
+        DataError: the disk is full or refuses.
+    """
+    with whole_file(path) as partial:
+        partial.write_text(text, encoding="utf-8", errors="surrogateescape")
 
 
 def _prefix(out: Path) -> str:
