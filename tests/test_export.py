@@ -311,7 +311,7 @@ def run_with_records(made: dict[str, Path], folder: Path, **origin: str) -> Path
     ):
         records.append(folder, Evaluation(
             method=method, seed=seed, alpha=alpha, dataset="shapes & <co>", accuracy=accuracy, num_images={"test": 15}, answers="",
-            settings={}, settings_hash="h", provenance=told,
+            settings={"learning_rate": 1e-3}, settings_hash="h", provenance=told,
         ))  # fmt: skip
     described = records.Described(
         dataset="shapes & <co>", class_names={"seen": ["bar"]}, num_images={"train": 24, "test": 15}, templates=[], notes=["Cut by seed 0."]
@@ -354,7 +354,7 @@ def test_the_licence_is_the_checkpoints(made: dict[str, Path], tmp_path: Path) -
     (tmp_path / "README.md").write_text("no front matter\nlicense: mit\n")
     assert licence_of(f"local-dir:{tmp_path}") is None
     card = (export(made["flyp"], "open_clip", tmp_path / "out", licence="cc-by-4.0") / "README.md").read_text()
-    assert "\nlicense: cc-by-4.0\n" in card and "is under: cc-by-4.0" in card
+    assert '\nlicense: "cc-by-4.0"\n' in card and "is under: cc-by-4.0" in card
     assert "The **text tower** answers" in card
 
 

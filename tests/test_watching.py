@@ -279,7 +279,7 @@ HEARD = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_D
 @pytest.mark.usefixtures("heard")
 def test_a_signal_waits_for_whoever_defers_it_and_a_second_one_does_not() -> None:
     with stopping.listening():
-        with stopping.deferred() as asked:
+        with pytest.raises(stopping.Stopped, match="SIGTERM"), stopping.deferred() as asked:
             os.kill(os.getpid(), signal.SIGTERM)
             assert asked() == signal.SIGTERM
             with pytest.raises(stopping.Stopped, match="SIGINT"):

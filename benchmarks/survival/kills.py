@@ -4,7 +4,8 @@
 
 Trains on two images of each class of IconShift, a checkpoint after every step and the last weights kept, once undisturbed, and then
 again and again in a process that is killed at a moment drawn at random; the next process goes on. After each kill the checkpoint must
-open, and what a run leaves in the end must equal the undisturbed one bit for bit. Processes are forked from one that has read model and
+open, the first step of the next process must be the one after it, and what a run leaves in the end must equal the undisturbed one bit for
+bit: the bits alone would not show a resume that begins anew. Processes are forked from one that has read model and
 data, which needs a system that can. Keeps no file; the figures are what it prints.
 """
 
@@ -12,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import multiprocessing
 import random
 import tempfile
@@ -29,15 +31,20 @@ from surefoot.data import Dataset, load
 from surefoot.data.subsets import few_shot
 from surefoot.methods import get
 from surefoot.model import ImageTextModel, load_model
-from surefoot.train import Training, fit
+from surefoot.train import Step, Training, fit
 from surefoot.train.checkpoint import write
 
-RESUME, WEIGHTS = "run.resume", "weights.safetensors"
+RESUME, WEIGHTS, BEGAN = "run.resume", "weights.safetensors", "began"
 
 
 def train(model: ImageTextModel, data: Dataset, training: Training, method: str, folder: Path) -> None:
-    """One process: train, or go on with it, and leave the final weights."""
-    fitted = fit(get(method), model, data, training, resume=folder / RESUME, checkpoint_seconds=0)
+    """One process: train, or go on with it, note the first step, and leave the final weights."""
+
+    def note(step: Step) -> None:
+        if not (folder / BEGAN).is_file():
+            (folder / BEGAN).write_bytes(bytes([step.number]))  # one byte: whole or not there, whenever the process is killed
+
+    fitted = fit(get(method), model, data, training, resume=folder / RESUME, checkpoint_seconds=0, on_step=note)
     write(folder / WEIGHTS, fitted.state, {})
 
 
@@ -50,6 +57,22 @@ def digest(path: Path) -> str:
             found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             found.update(tensor.contiguous().numpy().tobytes())
     return found.hexdigest()
+
+
+def steps_done(path: Path) -> int:
+    """How many steps a checkpoint holds; none where there is no file."""
+    if not path.is_file():
+        return 0
+    with safe_open(path, framework="pt") as stored:
+        return int(json.loads(stored.metadata()["progress"])["done"])
+
+
+def check_first_step(folder: Path, done: int) -> None:
+    """Whether the process that ran last went on after `done` steps; one that was killed before its first step said nothing."""
+    began = (folder / BEGAN).read_bytes() if (folder / BEGAN).is_file() else b""
+    if began and began[0] != done + 1:
+        raise SystemExit(f"The checkpoint held {done} steps, and the next process began with step {began[0]}.")
+    (folder / BEGAN).unlink(missing_ok=True)
 
 
 def killed(work: Callable[[Path], None], folder: Path, seconds: float | None) -> str | None:
@@ -80,6 +103,8 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=12)
     parser.add_argument("--batch-size", type=int, default=16)
     given = parser.parse_args()
+    if not 0 < given.steps < 256:
+        parser.error("--steps must be from 1 to 255")
     torch.set_num_threads(1)  # a fork has none of the threads that its parent had
     training = Training(steps=given.steps, batch_size=given.batch_size, learning_rate=1e-3, keep="last")
     data = few_shot(load(given.data), given.shots, seed=0)
@@ -93,7 +118,9 @@ def main() -> None:
         while not done:  # the run that the last kill hit goes on to its end too
             (folder := Path(place) / f"run-{finished}").mkdir(exist_ok=True)
             left = during.total() < given.kills
+            before = steps_done(folder / RESUME)
             state = killed(work, folder, draw.uniform(0, seconds) if left else None)
+            check_first_step(folder, before)
             if state is not None:
                 during[state] += 1
                 if (folder / RESUME).is_file():

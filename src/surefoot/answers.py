@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from surefoot.distributed import is_first
 from surefoot.errors import DataError, SettingError
+from surefoot.folders import whole_file
 
 _PARTS = ("prediction", "label", "confidence", "group")
 
@@ -80,15 +81,12 @@ def save_answers(folder: Path, name: str, answers: Mapping[str, Answers]) -> str
     path = folder / "answers" / f"{file_name(name)}.npz"
     if not is_first():
         return path.relative_to(folder).as_posix()
-    path.parent.mkdir(parents=True, exist_ok=True)
     arrays: dict[str, Any] = {"names": np.array(list(answers))}
     for number, one in enumerate(answers.values()):
         arrays |= {f"{number}.prediction": one.prediction, f"{number}.label": one.label, f"{number}.confidence": one.confidence}
         arrays |= {} if one.group is None else {f"{number}.group": one.group}
-    partial = path.with_name(path.name + ".part")
-    with partial.open("wb") as file:
+    with whole_file(path) as partial, partial.open("wb") as file:
         np.savez_compressed(file, **arrays)
-    partial.replace(path)
     return path.relative_to(folder).as_posix()
 
 

@@ -19,6 +19,7 @@ from surefoot.data.splits import VAL_SHARE
 from surefoot.data.subsets import base_to_new
 from surefoot.data.survey import verified
 from surefoot.errors import DataError, MissingDataError, unknown_name
+from surefoot.folders import put_text
 from surefoot.model import ImageTextModel, load_model, pick_device
 from surefoot.precision import Precision
 from surefoot.protocols.parts import DOMAIN_VAL_SHARE, build
@@ -158,14 +159,8 @@ class Job:
 
     def save(self, folder: Path) -> None:
         """Write job.json into the folder, in one piece; with the data's absolute path, so that the folder opens from anywhere."""
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / (FILE + ".part")
-        try:
-            stored = {"form": FORM, **asdict(replace(self, data=self.data.anywhere()))}
-            partial.write_text(json.dumps(stored, indent=1) + "\n", encoding="utf-8")
-            partial.replace(folder / FILE)
-        finally:
-            partial.unlink(missing_ok=True)
+        stored = {"form": FORM, **asdict(replace(self, data=self.data.anywhere()))}
+        put_text(folder / FILE, json.dumps(stored, indent=1) + "\n")
 
     @classmethod
     def of(cls, folder: Path) -> Job:

@@ -23,6 +23,7 @@ from surefoot.answers import load_answers as load_answers
 from surefoot.answers import save_answers as save_answers
 from surefoot.distributed import is_first
 from surefoot.errors import DataError
+from surefoot.folders import told
 
 FILE = "records.jsonl"
 
@@ -302,12 +303,22 @@ def append(folder: Path, record: Record) -> None:
     """Add one line to the folder's records; a last line that an interruption cut off is taken away first. The first process writes."""
     if not is_first():
         return
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / FILE).open("ab+") as lines:
-        lines.seek(0)
-        written = lines.read()
-        lines.truncate(written.rfind(b"\n") + 1)
-        lines.write(json.dumps(asdict(record), sort_keys=True).encode() + b"\n")
+    append_line(folder / FILE, json.dumps(asdict(record), sort_keys=True))
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a file; a last one that an interruption cut off is taken away first.
+
+    Raises:
+        DataError: the disk is full or refuses; what stood in the file still does.
+    """
+    with told(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab+") as lines:
+            lines.seek(0)
+            written = lines.read()
+            lines.truncate(written.rfind(b"\n") + 1)
+            lines.write(line.encode() + b"\n")
 
 
 def read(folder: Path) -> Iterator[Record]:

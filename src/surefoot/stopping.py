@@ -65,6 +65,8 @@ def listening() -> Iterator[None]:
 def deferred() -> Iterator[Callable[[], int | None]]:
     """While this is open, the first signal waits; what is given says which one does, and whoever asks raises `Stopped` when it is time.
 
+    One that nobody asked for any more is raised in the end: none is lost.
+
     Examples:
         >>> with deferred() as asked:
         ...     asked() is None
@@ -75,3 +77,7 @@ def deferred() -> Iterator[Callable[[], int | None]]:
         yield lambda: _asked.waiting
     finally:
         _asked.depth -= 1
+        late = None if _asked.depth else _asked.waiting
+        _asked.waiting = _asked.waiting if _asked.depth else None
+    if late is not None:
+        raise Stopped(late)

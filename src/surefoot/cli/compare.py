@@ -25,6 +25,7 @@ from surefoot.data import Dataset
 from surefoot.data.subsets import few_shot
 from surefoot.data.writing import alone
 from surefoot.distributed import is_first
+from surefoot.folders import put_text
 from surefoot.job import DataOptions, Job
 from surefoot.methods import ALL
 from surefoot.model import ImageTextModel, pick_device
@@ -138,9 +139,18 @@ def run(job: Job, dataset: Dataset, folder: Path, curves: Sequence[str] = ()) ->
 
 
 def carry_out(
-    job: Job, dataset: Dataset, folder: Path, files: Mapping[str, str] | None = None, *, curves: Sequence[str] = ()
+    job: Job,
+    dataset: Dataset,
+    folder: Path,
+    files: Mapping[str, str] | None = None,
+    *,
+    curves: Sequence[str] = (),
+    then: Callable[[Comparison], None] | None = None,
 ) -> Comparison:
-    """Train and judge with a display; `files` are written into the folder as soon as nothing is wrong with the job."""
+    """Train and judge with a display; `files` are written into the folder as soon as nothing is wrong with the job.
+
+    `then` is what follows, while the folder is still this command's own, and its log not ended.
+    """
     model, display, log = job.load_model(), Display(), Log(folder)
     with ExitStack() as opened:
         own = [log, *(opened.enter_context(board) for board in boards(job.watch, folder))] if is_first() else []
@@ -152,6 +162,8 @@ def carry_out(
             opened.enter_context(log.session(shlex.join(["surefoot", *_typed()])))
         with display.live:
             comparison.run()
+        if then is not None:
+            then(comparison)
     return comparison
 
 
@@ -163,4 +175,4 @@ def _typed() -> list[str]:
 def _write(job: Job, folder: Path, files: Mapping[str, str]) -> None:
     job.save(folder)
     for name, content in {COMMAND: "surefoot " + shlex.join(sys.argv[1:]) + "\n", **files}.items():
-        (folder / name).write_text(content, encoding="utf-8")
+        put_text(folder / name, content)

@@ -20,6 +20,7 @@ from surefoot.compare import Plan, evaluation
 from surefoot.data import Dataset
 from surefoot.data.subsets import whole
 from surefoot.errors import DataError
+from surefoot.folders import put_text
 from surefoot.identity import weights_hash
 from surefoot.job import DataOptions, pick_precision
 from surefoot.methods import get
@@ -61,7 +62,7 @@ def evaluate(
     base = load_model(bundle.card.base, device=pick_device(device), precision=chosen)
     outcomes = _judged(bundle, base, dataset, corruptions)
     _record(bundle, outcomes, out, dataset, records.provenance() | {"data": dataset.fingerprint(), "weights": weights_hash(base)})
-    (out / COMMAND).write_text("surefoot " + shlex.join(sys.argv[1:]) + "\n", encoding="utf-8")
+    put_text(out / COMMAND, "surefoot " + shlex.join(sys.argv[1:]) + "\n")
     write_report(out)
 
 

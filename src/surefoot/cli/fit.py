@@ -81,8 +81,8 @@ def fit(
         shared.console.print(f"- {escape(sentence)}", soft_wrap=True)
     times = f"Training takes about {duration(advice['seconds'])} and {advice['bytes'] / 1e9:.1f} GB of memory"
     shared.console.print(f"- {times}, judging {len(job.plan.all_alphas)} alphas about {duration(advice.get('judging', 0.0))}.")
-    comparison = carry_out(_with(job, advice), dataset, out, {ADVICE: json.dumps({"asked": asked, **advice}, indent=1) + "\n"})
-    _write_model(comparison, out, coefficient)
+    files = {ADVICE: json.dumps({"asked": asked, **advice}, indent=1) + "\n"}
+    carry_out(_with(job, advice), dataset, out, files, then=lambda comparison: _write_model(comparison, out, coefficient))
     write_report(out)
     shared.console.print(f"Try: surefoot predict {escape(str(out))} IMAGE", soft_wrap=True)
 

@@ -18,6 +18,7 @@ from rich.table import Column, Table
 from surefoot.bundle import load_bundle
 from surefoot.cli import console as shared
 from surefoot.errors import SettingError
+from surefoot.folders import whole_file
 from surefoot.predict import Answer, find_images
 from surefoot.predict import predict as answers
 
@@ -78,14 +79,8 @@ def _show(found: Sequence[Answer], names: Sequence[str], top: int) -> None:
 
 def _write(path: Path, found: Sequence[Answer], names: Sequence[str]) -> None:
     """All answers in one piece, or no file at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".part")
-    try:
-        with partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            {".csv": _write_csv, ".jsonl": _write_jsonl}[path.suffix](file, found, names)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    with whole_file(path) as partial, partial.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        {".csv": _write_csv, ".jsonl": _write_jsonl}[path.suffix](file, found, names)
 
 
 def _write_csv(file: TextIO, found: Sequence[Answer], names: Sequence[str]) -> None:

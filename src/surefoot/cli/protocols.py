@@ -22,6 +22,7 @@ from surefoot.compare import Comparison, Plan, series
 from surefoot.data.splits import TEST_SHARE
 from surefoot.distributed import is_first
 from surefoot.errors import SettingError
+from surefoot.folders import put_text
 from surefoot.job import Cut, DataOptions, Job
 from surefoot.methods import ALL
 from surefoot.model import pick_device
@@ -154,7 +155,7 @@ def carry_through(
         write_report(folder)
     if is_first():
         series.write(protocol, found, out, [each.data for each in options])
-        (out / COMMAND).write_text("surefoot " + shlex.join(sys.argv[1:]) + "\n", encoding="utf-8")
+        put_text(out / COMMAND, "surefoot " + shlex.join(sys.argv[1:]) + "\n")
         write_series(out)
 
 

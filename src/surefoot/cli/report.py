@@ -13,6 +13,7 @@ from surefoot import records
 from surefoot.bundle import CARD
 from surefoot.cli.console import console
 from surefoot.distributed import is_first
+from surefoot.folders import put_text
 from surefoot.report import (
     frontier_column,
     frontier_svg,
@@ -48,9 +49,9 @@ def write_report(folder: Path) -> None:
         return
     found = list(records.read(folder))
     page = write_page(folder, folder / "report", command=command_of(folder), notes=delivered(folder, found))
-    (page.parent / "table.md").write_text(markdown(rows(found)), encoding="utf-8")
+    put_text(page.parent / "table.md", markdown(rows(found)))
     if against := frontier_column(found):
-        (page.parent / "frontier.svg").write_text(frontier_svg(found, on=against), encoding="utf-8")
+        put_text(page.parent / "frontier.svg", frontier_svg(found, on=against))
     console.print(rich_table(rows(found)))
     console.print(f"Report: {escape(str(page))}", soft_wrap=True)
 
@@ -61,7 +62,7 @@ def write_series(folder: Path) -> None:
         return
     found = list(records.read(folder))
     page = write_series_page(folder, folder / "report", command=command_of(folder, *parts_in(folder)))
-    (page.parent / "table.md").write_text(series_markdown(found), encoding="utf-8")
+    put_text(page.parent / "table.md", series_markdown(found))
     console.print(series_table(found))
     console.print(f"Report: {escape(str(page))}", soft_wrap=True)
 

@@ -22,6 +22,7 @@ from surefoot.compare import choices, description, differences, evaluation
 from surefoot.data import Dataset
 from surefoot.data.draws import of_seed
 from surefoot.errors import DataError, MissingDataError, SettingError, unknown_name
+from surefoot.folders import put_text
 from surefoot.identity import weights_hash
 from surefoot.job import FILE as JOB
 from surefoot.job import Job
@@ -70,7 +71,7 @@ def soup(
         _record(out, dataset, settings, {alpha: _with_val(outcome, rows) for alpha, outcome in outcomes.items()}, first.origin)
         save_bundle(out / "model", model, state, dataset, method, 1.0, seed=0, settings=settings, **records.provenance(), **first.origin)
         if not (out / JOB).is_file():  # the command of a comparison that stands there is the one to repeat
-            (out / COMMAND).write_text("surefoot " + shlex.join(sys.argv[1:]) + "\n", encoding="utf-8")
+            put_text(out / COMMAND, "surefoot " + shlex.join(sys.argv[1:]) + "\n")
     write_report(out)
 
 

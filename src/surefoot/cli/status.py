@@ -70,7 +70,11 @@ def page(folder: Path) -> Group:
     for method, number in trials(folder):
         parts.append(Text(f"tune/{method}: {number} runs of trials are finished"))
     noted = folder / COMMAND
-    if noted.is_file() and not any(one.state == "running" for one in found) and any(one.left for one in found):
+    if (
+        noted.is_file()
+        and not any(one.state == "running" for one in found)
+        and any(one.left or one.state in ("stopped", "killed") for one in found)
+    ):
         parts.append(Text(f"Go on: {noted.read_text(encoding='utf-8', errors='replace').strip()}"))
     return Group(*parts)
 

@@ -13,6 +13,7 @@ from surefoot.data.digest import digests
 from surefoot.data.images import read_image
 from surefoot.data.layout import Dataset, Split
 from surefoot.errors import DataError
+from surefoot.folders import whole_file
 
 FOLDER = "gallery"
 SIDE = 160
@@ -120,9 +121,7 @@ def _copy(folder: Path, source: Path, name: str) -> str | None:
             image = read_image(source)
         except DataError:
             return None
-        path.parent.mkdir(parents=True, exist_ok=True)
         image.thumbnail((SIDE, SIDE))
-        partial = path.with_name(path.name + ".part")
-        image.save(partial, format="WEBP", quality=80)
-        partial.replace(path)
+        with whole_file(path) as partial:
+            image.save(partial, format="WEBP", quality=80)
     return path.relative_to(folder).as_posix()

@@ -22,9 +22,10 @@ from torch import Tensor
 
 from surefoot.data.crops import RandomCrop
 from surefoot.data.shards import content, source
-from surefoot.errors import DataError
+from surefoot.errors import DataError, MissingDataError
 
 KEEP_BYTES = 1 << 30
+AGAIN = "run the same command again; what is finished is kept."
 MOST_WORKERS = 8
 _ORIENTATION = 0x0112
 _TURN = {
@@ -85,6 +86,7 @@ def read_image(path: Path, least: int | None = None) -> Image.Image:
 
     Raises:
         DataError: the file cannot be read as an image, or holds values that have no fixed range.
+        MissingDataError: it is not there any more.
     """
     try:
         with _quiet, Image.open(source(path)) as opened:
@@ -96,7 +98,11 @@ def read_image(path: Path, least: int | None = None) -> Image.Image:
         raise
     except Image.DecompressionBombError as error:
         raise DataError(f"{path} is too large to be read ({error}). Save it with fewer pixels; models see far fewer.") from error
+    except FileNotFoundError as error:
+        raise MissingDataError(f"{path} is not there any more. Put it back, and {AGAIN}") from error
     except _DAMAGED as error:
+        if isinstance(error, OSError) and error.errno is not None:  # of the system, not of the image
+            raise DataError(f"{path} cannot be read ({error.strerror}). Allow it to be read, or see to its disk, and {AGAIN}") from error
         if _is_heic(path):
             raise DataError(f"{path} is a HEIC image, which is not supported. Convert it to JPEG.") from error
         reason = "no image format that is known" if isinstance(error, UnidentifiedImageError) else error  # its text repeats the path
@@ -253,7 +259,10 @@ class Images:
             yield image
 
     def _read(self, row: int) -> Image.Image:
-        image = read_image(self.paths[row], self._least)
+        try:
+            image = read_image(self.paths[row], self._least)
+        except MemoryError as error:
+            raise DataError(f"{self.paths[row]} cannot be read: no memory is left. End other programs, and {AGAIN}") from error
         return cropped(image, self._border, self.paths[row]) if self._border else image
 
 

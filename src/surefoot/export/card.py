@@ -25,17 +25,17 @@ SHOWN = 30
 _LICENCE = re.compile(r"^licen[sc]e:\s*[\"']?([\w.\-]+)", re.M)
 
 
-def write_card(folder: Path, bundle: Bundle, target: str, run: Path, licence: str | None) -> None:
+def write_card(folder: Path, bundle: Bundle, target: str, found: Sequence[Record], licence: str | None) -> None:
     """Write README.md, and frontier.svg where the records of the run hold a frontier.
 
     Args:
         folder: the exported folder.
         bundle: the classifier.
         target: what it was exported as.
-        run: the folder with the records of its run; figures are left out if it has none of this classifier.
+        found: the records of its run, as `measured` gives them; figures are left out if there are none.
         licence: of the checkpoint it came from; None if not known.
     """
-    card, found = bundle.card, measured(run, bundle.card)
+    card = bundle.card
     column = frontier_column(found) if found else None
     if column:
         (folder / PICTURE).write_text(frontier_svg(found, on=column), encoding="utf-8")
@@ -52,14 +52,18 @@ def write_card(folder: Path, bundle: Bundle, target: str, run: Path, licence: st
 
 
 def measured(run: Path, card: Card) -> list[Record]:
-    """The records of a run if they are those of this classifier: its method at its alpha, on its data, from its weights; none otherwise."""
+    """The records of a run if what stands there last of this classifier's method and alpha is its own; none otherwise.
+
+    Its own is what has its seed and settings, on its data, from its weights: a run of other settings may have followed it.
+    """
     try:
         found = list(records.read(run))
     except DataError:  # another program's records.jsonl
         return []
     own = [r for r in found if isinstance(r, Evaluation) and r.method == card.method and abs(r.alpha - card.alpha) < 1e-6]
+    own = [r for r in own if r.seed == card.origin.get("seed", r.seed)][-1:]
     same = [r for r in own if all(r.provenance.get(key) == card.origin.get(key) for key in ("data", "weights"))]
-    return found if same else []
+    return found if any(r.settings == card.origin.get("settings", r.settings) for r in same) else []
 
 
 def licence_of(base: str) -> str | None:
@@ -88,7 +92,7 @@ def _figures(found: Sequence[Record], card: Card, column: str | None) -> str:
     if own is None or zero is None:
         return ""
     shown = [c for c in ("test", column) if c and c in own.accuracy and c in zero.accuracy]
-    return "; ".join(f"{header(c)} {100 * own.accuracy[c]:.1f} % (zero-shot {100 * zero.accuracy[c]:.1f} %)" for c in shown)
+    return "; ".join(f"{plain(header(c))} {100 * own.accuracy[c]:.1f} % (zero-shot {100 * zero.accuracy[c]:.1f} %)" for c in shown)
 
 
 def _settings(origin: Mapping[str, Any]) -> dict[str, str]:
@@ -135,9 +139,28 @@ def plain(text: object) -> str:
     return re.sub(r"([\\`*_\[\]|])", r"\\\1", shown)
 
 
+def code(text: object) -> str:
+    """Text as a span of code in Markdown, whatever it holds.
+
+    Examples:
+        >>> code("ViT-B-32"), code("a`b")
+        ('`ViT-B-32`', '`` a`b ``')
+    """
+    shown = " ".join(str(text).split())
+    if "`" not in shown:
+        return f"`{shown}`"
+    fence = "`" * (1 + max(len(run) for run in re.findall("`+", shown)))
+    return f"{fence} {shown} {fence}"
+
+
 @cache
 def _environment() -> Environment:
     loader = PackageLoader("surefoot.export", package_path="")
     environment = Environment(loader=loader, autoescape=False, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"plain": plain, "counts": described_line, "json": lambda value: json.dumps(value, ensure_ascii=False)}
+    environment.filters |= {
+        "plain": plain,
+        "code": code,
+        "counts": described_line,
+        "json": lambda value: json.dumps(value, ensure_ascii=False),
+    }
     return environment

@@ -116,6 +116,8 @@ def trace(module: nn.Module, given: str, example: Tensor, gives: str, path: Path
     except (torch.onnx.errors.OnnxExporterError, RuntimeError) as error:
         raise ModelError(f"{path.name}: torch cannot write this model as ONNX ({error}). Export it by --to open_clip instead.") from error
     assert program is not None
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # the exporter notes the lines that made a node, by their path on this machine
     program.model.metadata_props.update(metadata)
     size = sum(value.const_value.nbytes for value in program.model.graph.initializers.values() if value.const_value is not None)
     program.save(path, external_data=size > ONE_FILE)

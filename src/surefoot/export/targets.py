@@ -13,8 +13,8 @@ from safetensors.torch import save_file
 from surefoot.bundle import CARD, HEAD, Bundle, Card, load_bundle
 from surefoot.errors import unknown_name
 from surefoot.export import onnx_files, transformers_files
-from surefoot.export.card import licence_of, write_card
-from surefoot.folders import check_free, whole_folder
+from surefoot.export.card import licence_of, measured, write_card
+from surefoot.folders import check_apart, check_free, whole_folder
 
 Tell = Callable[[int, int], None]
 Write = Callable[[Path, Bundle, Tell], None]
@@ -45,12 +45,13 @@ def export(model: Path, target: str, out: Path, *, overwrite: bool = False, lice
 
     Raises:
         UnknownNameError: another target.
-        SettingError: something is there already.
+        SettingError: something is there already, or it is the model itself.
         MissingDataError, DataError: no classifier in `model`; no room.
         ModelError: the model cannot be written so, a package is missing, or the copy does not answer as the model does.
     """
     if target not in TARGETS:
         raise unknown_name("target of --to", target, TARGETS)
+    check_apart(out, model if (model / CARD).is_file() else model / "model")
     check_free(out, overwrite=overwrite)
     bundle = load_bundle(model, device="cpu")
     with whole_folder(out, overwrite=overwrite) as folder:
@@ -58,7 +59,8 @@ def export(model: Path, target: str, out: Path, *, overwrite: bool = False, lice
         save_file({name: tensor.contiguous() for name, tensor in bundle.head.items()}, folder / HEAD)
         shared = without_folders(bundle.card)
         (folder / CARD).write_text(json.dumps(asdict(shared), indent=1) + "\n", encoding="utf-8")
-        write_card(folder, replace(bundle, card=shared), target, records_of(model), licence or licence_of(bundle.card.base))
+        found = measured(records_of(model), bundle.card)
+        write_card(folder, replace(bundle, card=shared), target, found, licence or licence_of(bundle.card.base))
     return out
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,10 @@ from surefoot.bundle import Bundle
 from surefoot.errors import ModelError
 from surefoot.model import ImageTextModel
 
+logger = logging.getLogger(__name__)
+
 TOLERANCE = 1e-4
+PLAIN = ("a photo of a dog.", "two grey cats, 42 stones and nobody else's hat")  # what every tokenizer of CLIP reads alike
 OTHERS = "Export it by --to open_clip or --to onnx instead."
 START, END = "<|startoftext|>", "<|endoftext|>"
 
@@ -35,7 +39,7 @@ def write(folder: Path, bundle: Bundle, tell: Callable[[int, int], None]) -> Non
     _write_tokenizer(folder, model)
     save_file(hf_clip.rename_back(model.weights()), folder / hf_clip.WEIGHTS, metadata={"format": "pt"})
     tell(1, 2)
-    _check(folder, model, [t.replace("{}", name) for t in bundle.card.templates[:1] for name in bundle.card.class_names[:16]])
+    _check(folder, model, {name: t.replace("{}", name) for t in bundle.card.templates[:1] for name in bundle.card.class_names})
     tell(2, 2)
 
 
@@ -78,8 +82,13 @@ def _write_tokenizer(folder: Path, model: ImageTextModel) -> None:
     _put(folder / "special_tokens_map.json", special)
 
 
-def _check(folder: Path, model: ImageTextModel, texts: list[str]) -> None:
+def _check(folder: Path, model: ImageTextModel, prompts: Mapping[str, str]) -> None:
     """Open the folder as a stranger does, and compare tokens, features and logits.
+
+    Args:
+        folder: what was written.
+        model: whose copy it is.
+        prompts: {class name: a prompt of it}.
 
     Raises:
         ModelError: no library, or another answer.
@@ -90,7 +99,9 @@ def _check(folder: Path, model: ImageTextModel, texts: list[str]) -> None:
         raise ModelError("--to transformers opens what it wrote once, to compare. Install: pip install 'surefoot[export]'.") from error
     opened: Any = AutoProcessor  # its methods have no types
     theirs = AutoModel.from_pretrained(folder, local_files_only=True).eval()
-    tokens = opened.from_pretrained(folder, local_files_only=True).tokenizer(texts, return_tensors="pt", padding=True, truncation=True)
+    tokenizer = opened.from_pretrained(folder, local_files_only=True).tokenizer
+    texts = [*PLAIN, *alike(tokenizer, model, prompts)[:16]]
+    tokens = tokenizer(texts, return_tensors="pt", padding=True, truncation=True)
     size = theirs.config.vision_config.image_size
     image = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0))
     with torch.inference_mode():
@@ -99,6 +110,26 @@ def _check(folder: Path, model: ImageTextModel, texts: list[str]) -> None:
         pairs = [(found.image_embeds, own[0]), (found.text_embeds, own[1]), (theirs.logit_scale.exp(), model.scale)]
     for what, (their, our) in zip(("images", "texts", "the scale"), pairs, strict=True):
         compare(f"transformers on {what}", their if our.ndim == 0 else F.normalize(their, dim=-1), our)
+
+
+def alike(tokenizer: Any, model: ImageTextModel, prompts: Mapping[str, str]) -> list[str]:  # noqa: ANN401
+    """The prompts that the library's tokenizer reads as the model's own does; names for which it does not are told.
+
+    They hold signs that the two spell out in different ways, such as &amp;. A trained head answers for them all the same.
+
+    Args:
+        tokenizer: the library's.
+        model: with its own.
+        prompts: {class name: a prompt of it}.
+    """
+    theirs, ours = tokenizer(list(prompts.values()), truncation=True)["input_ids"], model.tokenize(list(prompts.values())).tolist()
+    same = {name: own[: len(their)] == their and not any(own[len(their) :]) for name, their, own in zip(prompts, theirs, ours, strict=True)}
+    if other := [name for name, is_same in same.items() if not is_same]:
+        logger.warning(
+            "The tokenizer of transformers reads %d class name%s in another way (%s): prompts of these are answered otherwise there.",
+            len(other), "" if len(other) == 1 else "s", ", ".join(map(repr, other[:5])),
+        )  # fmt: skip
+    return [prompt for name, prompt in prompts.items() if same[name]]
 
 
 def compare(where: str, found: Tensor, expected: Tensor) -> None:

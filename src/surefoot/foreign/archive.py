@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import struct
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,12 @@ STORAGES = {
     "LongStorage": torch.int64, "IntStorage": torch.int32, "ShortStorage": torch.int16, "CharStorage": torch.int8,
     "ByteStorage": torch.uint8, "BoolStorage": torch.bool,
 }  # fmt: skip
+# What zipfile and torch raise for damaged bytes, depending on where the damage is.
+_DAMAGED = (
+    zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, RuntimeError, ValueError, OSError, OverflowError, MemoryError,
+    struct.error,
+)  # fmt: skip
+_COPIES = 8  # how often all numbers of a file may stand in its tensors: weights that are shared are copied
 OLD_FORMAT = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 
 
@@ -30,14 +37,16 @@ def load(path: Path) -> Any:  # noqa: ANN401
     """
     if not path.is_file():
         raise MissingDataError(f"There is no file {path}. Give a checkpoint that torch.save wrote.")
-    if not zipfile.is_zipfile(path):
-        raise DataError(f"{path} {_other_format(path)}")
     try:
+        if not zipfile.is_zipfile(path):
+            raise DataError(_other_format(path))
         with zipfile.ZipFile(path) as archive:
-            return _read(archive)
+            return _read(archive, path.stat().st_size)
     except DataError as error:
         raise DataError(f"{path}: {error}") from error
-    except (zipfile.BadZipFile, KeyError, EOFError, NotImplementedError, RuntimeError) as error:
+    except PermissionError as error:
+        raise DataError(f"{path} cannot be read ({error.strerror}). Allow it to be read.") from error
+    except _DAMAGED as error:
         raise DataError(f"{path} is damaged ({error}). Copy it anew.") from error
 
 
@@ -47,17 +56,21 @@ def _other_format(path: Path) -> str:
         head = file.read(len(OLD_FORMAT))
     if head == OLD_FORMAT:
         return (
-            "is in the format that torch.save wrote before version 1.6, which is not read. Where you trust the file, load it by torch and "
-            "save model.state_dict() anew."
+            "it is in the format that torch.save wrote before version 1.6, which is not read. Where you trust the file, load it by torch "
+            "and save model.state_dict() anew."
         )
     if head[:1] == b"\x80":
-        return "is a bare pickle, no file of torch.save. It is not opened, and nothing in it was run; get the weights from another source."
+        return (
+            "it is a bare pickle, no file of torch.save. It is not opened, and nothing in it was run; get the weights from another source."
+        )
     return (
-        "is no file of torch.save. Give a checkpoint (.pt); a folder or a .safetensors file needs no import: see --model in 'surefoot fit'."
+        "it is no file of torch.save. Give a checkpoint (.pt); a folder or a .safetensors file needs no import: see --model in "
+        "'surefoot fit'."
     )
 
 
-def _read(archive: zipfile.ZipFile) -> Any:  # noqa: ANN401
+def _read(archive: zipfile.ZipFile, size: int) -> Any:  # noqa: ANN401
+    """What is in an archive of so many bytes."""
     names = {info.filename: info for info in archive.infolist()}
     pickles = [name for name in names if name == "data.pkl" or name.endswith("/data.pkl")]
     if len(pickles) != 1:
@@ -72,19 +85,21 @@ def _read(archive: zipfile.ZipFile) -> Any:  # noqa: ANN401
         raise DataError("its parts are compressed, which torch.save never does. Get the file from where it was published.")
     if f"{root}byteorder" in names and archive.read(f"{root}byteorder") != b"little":
         raise DataError("its numbers are stored in big-endian order, which is not read. Save it anew on another machine.")
-    tensors = _Tensors(archive, root)
+    if sum(max(info.file_size, info.compress_size) for info in archive.infolist()) > size:
+        raise DataError("its parts overlap, or are longer than the file. Get it from where it was published.")
+    tensors = _Tensors(archive, root, size)
     return Machine(tensors.calls, tensors.storage).load(archive.read(pickles[0]))
 
 
 class _Tensors:
     """What the pickle's calls and persistent ids about tensors become."""
 
-    def __init__(self, archive: zipfile.ZipFile, root: str) -> None:
-        self._archive, self._root = archive, root
+    def __init__(self, archive: zipfile.ZipFile, root: str, size: int) -> None:
+        self._archive, self._root, self._room = archive, root, _COPIES * size
         self._stored: dict[str, Tensor] = {}
         self.calls = {
-            "torch._utils._rebuild_tensor_v2": lambda args: _view(*args[:4]),
-            "torch._utils._rebuild_tensor": lambda args: _view(*args[:4]),
+            "torch._utils._rebuild_tensor_v2": lambda args: self._view(*args[:4]),
+            "torch._utils._rebuild_tensor": lambda args: self._view(*args[:4]),
             "torch._utils._rebuild_parameter": lambda args: args[0],
             "torch._utils._rebuild_parameter_with_state": lambda args: args[0],
             "torch.nn.parameter.Parameter": lambda args: args[0],
@@ -94,21 +109,26 @@ class _Tensors:
         """The numbers [N] of ("storage", type, key, device, N)."""
         if not (isinstance(given, tuple) and len(given) >= 5 and given[0] == "storage" and isinstance(given[1], Global)):
             raise DataError("its pickle refers to something that is no tensor's storage. It is not opened.")
-        kind, key = given[1], str(given[2])
+        kind, key = given[1], given[2]
+        if not isinstance(key, str):
+            raise DataError("its pickle names a tensor's storage by something that is no text. It is not opened.")
         if kind.module not in ("torch", "torch.storage") or kind.name not in STORAGES:
             raise DataError(f"it holds numbers of the type {kind}; known are {', '.join(STORAGES)}. Save it anew in float32.")
         if key not in self._stored:
-            self._stored[key] = torch.frombuffer(
-                bytearray(self._archive.read(f"{self._root}data/{key}")) or bytearray(8), dtype=torch.uint8
-            )
+            content = bytearray(self._archive.read(f"{self._root}data/{key}"))
+            self._stored[key] = torch.frombuffer(content, dtype=torch.uint8) if content else torch.empty(0, dtype=torch.uint8)
         return self._stored[key].view(STORAGES[kind.name])
 
-
-def _view(storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:  # noqa: ANN401
-    """A tensor of the numbers of a storage, [*size]."""
-    if not isinstance(storage, Tensor) or math.prod(size) > storage.numel():
-        raise DataError(f"a tensor of the shape {tuple(size)} has fewer numbers in the file than it needs. Copy the file anew.")
-    return torch.as_strided(storage, size, stride, offset).clone()
+    def _view(self, storage: Any, offset: int, size: tuple[int, ...], stride: tuple[int, ...]) -> Tensor:  # noqa: ANN401
+        """A tensor of the numbers of a storage, [*size], a copy, since others may be made of the same numbers."""
+        if not isinstance(storage, Tensor) or math.prod(size) > storage.numel():
+            raise DataError(f"a tensor of the shape {tuple(size)} has fewer numbers in the file than it needs. Copy the file anew.")
+        self._room -= math.prod(size) * storage.element_size()
+        if self._room < 0:
+            raise DataError(
+                "its tensors share their numbers so often that they would fill far more memory than the file. It is not opened."
+            )
+        return torch.as_strided(storage, size, stride, offset).clone()
 
 
 def is_module(value: object) -> bool:

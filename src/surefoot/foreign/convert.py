@@ -29,7 +29,7 @@ from torch import Tensor
 
 from surefoot.bundle import CARD, HEAD, Card
 from surefoot.errors import DataError, ModelError, SettingError
-from surefoot.folders import check_free, whole_folder
+from surefoot.folders import check_apart, check_free, whole_folder
 from surefoot.foreign import archive
 from surefoot.foreign.modules import Found, find
 from surefoot.heads import class_weight, prompt_embeddings
@@ -76,12 +76,13 @@ def convert(
         SettingError: what must be given beside the file, or contradicts it.
         ModelError: weights that are not of the architecture.
     """
+    check_apart(out, path, *(Path(name.partition(":")[2].partition("@")[0]) for name in (base,) if name and ":" in name))
     check_free(out, overwrite=overwrite)
     if arch and base:
         raise SettingError("--arch and --base were both given; the base has an architecture. Leave --arch out.")
     if names is not None and not (arch or base):
         raise SettingError("A classifier names the model that it came from. Give --base (such as ViT-B-32:openai) beside --classes.")
-    found = find(_told(path))
+    found = _found(path)
     body, head = _split(path, found.state)
     with whole_folder(out, overwrite=overwrite) as folder:
         model, notes = _model(path, folder, found, body, arch, base)
@@ -95,11 +96,19 @@ def convert(
     return Imported(out, names is not None, notes)
 
 
-def _told(path: Path) -> Any:  # noqa: ANN401
+def _found(path: Path) -> Found:
+    """The model in a file.
+
+    Raises:
+        DataError: a file that is not read, or no model in it.
+    """
+    content = archive.load(path)
     try:
-        return archive.load(path)
-    except RecursionError as error:
-        raise DataError(f"{path} holds objects within objects without end. It is not opened.") from error
+        return find(content)
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    except (AttributeError, TypeError, ValueError, LookupError, ArithmeticError) as error:  # objects that are not what their class has
+        raise DataError(f"{path} holds a model whose parts are not what they should be ({error!r}). Copy it anew.") from error
 
 
 def _split(path: Path, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -120,6 +129,8 @@ def _split(path: Path, state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], 
     head = {name: state[name].float() for name in HEAD_NAMES if name in state}
     if other := sorted(set(kept) - {prefix + name for name in body} - set(head)):
         raise DataError(f"{path} also holds {', '.join(other[:5])}, which is no part of a CLIP or its head. Save the model alone.")
+    if bad := [name for name, tensor in {**body, **head}.items() if not torch.isfinite(tensor).all()]:
+        raise DataError(f"{path} holds numbers that are not finite, in {bad[0]}: its training went wrong. Take an earlier checkpoint.")
     return body, head
 
 
@@ -216,7 +227,8 @@ def shape_of(path: Path, found: Found, body: Mapping[str, Tensor]) -> dict[str, 
         if prefix.endswith(_FIRST):
             heads["visual" if prefix.endswith(f"visual.{_FIRST}") else "text"] = number
     try:
-        width, _, patch, _ = body["visual.conv1.weight"].shape
+        width, colours, patch, patch_width = body["visual.conv1.weight"].shape
+        _check_shapes(body, width, colours, patch - patch_width)
         positions = len(body["visual.positional_embedding"]) - 1
         length, text_width = body["positional_embedding"].shape
         return {
@@ -235,6 +247,26 @@ def shape_of(path: Path, found: Found, body: Mapping[str, Tensor]) -> dict[str, 
         raise DataError(
             f"{path} holds no CLIP with a ViT of open_clip's names ({error!r}). Give the model it came from by --base."
         ) from error
+
+
+def _check_shapes(body: Mapping[str, Tensor], width: int, colours: int, oblong: int) -> None:
+    """Whether the weights fit each other, before a model of their sizes is made: a small file must not ask for a huge one.
+
+    Raises:
+        ValueError: they do not.
+    """
+    length, text_width = body["positional_embedding"].shape
+    expected: dict[str, tuple[int, ...]] = {
+        "visual.positional_embedding": (len(body["visual.positional_embedding"]), width),
+        "visual.proj": (width, body["visual.proj"].shape[1]),
+        "token_embedding.weight": (len(body["token_embedding.weight"]), text_width), "positional_embedding": (length, text_width),
+    }  # fmt: skip
+    for prefix, size in (("visual.transformer.resblocks.", width), ("transformer.resblocks.", text_width)):
+        for block in {name.removeprefix(prefix).split(".")[0] for name in body if name.startswith(prefix)}:
+            expected[f"{prefix}{block}.attn.in_proj_weight"] = (3 * size, size)
+    wrong = [name for name, shape in expected.items() if tuple(body[name].shape) != shape or not body[name].numel()]
+    if wrong or colours != 3 or oblong or len(body["visual.positional_embedding"]) < 2:
+        raise ValueError(f"{wrong[0] if wrong else 'visual.conv1.weight'} does not fit the rest")
 
 
 def _tower(body: Mapping[str, Tensor], prefix: str, width: int) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pathlib import Path
 from markupsafe import Markup
 
 from surefoot.errors import DataError
+from surefoot.folders import put_text
 from surefoot.records import FILE, Curve, Difference, Evaluation, read
 from surefoot.report import calibration, confusion, contrasts, facts, gallery, marks, robustness, shifts, training
 from surefoot.report.answers import Stored
@@ -75,8 +76,7 @@ def write_page(records_folder: Path, out: Path, *, command: str, notes: Sequence
             "or give the folder that it wrote."
         )
     path = out if out.suffix.lower() == ".html" else out / "index.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(html(collect(records), records_folder, command=command, notes=notes), encoding="utf-8")
+    put_text(path, html(collect(records), records_folder, command=command, notes=notes))
     return path
 
 

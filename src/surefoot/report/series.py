@@ -11,6 +11,7 @@ from markupsafe import Markup
 from rich.table import Table
 
 from surefoot.errors import DataError
+from surefoot.folders import put_text
 from surefoot.records import FILE, Record, read
 from surefoot.report import contrasts, marks
 from surefoot.report.page import lines_of
@@ -56,9 +57,8 @@ def write_series_page(folder: Path, out: Path, *, command: str) -> Path:
     except DataError as error:
         raise DataError(_unfinished(folder)) from error
     path = out if out.suffix.lower() == ".html" else out / "index.html"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(series_html(table, folder, path.parent, command=command), encoding="utf-8")
-    (path.parent / PICTURE).write_text(picture_svg(table, _title(table)), encoding="utf-8")
+    put_text(path, series_html(table, folder, path.parent, command=command))
+    put_text(path.parent / PICTURE, picture_svg(table, _title(table)))
     return path
 
 

@@ -18,6 +18,7 @@ from surefoot.data.images import Budget, Images
 from surefoot.data.layout import Dataset
 from surefoot.data.subsets import few_shot
 from surefoot.errors import SettingError, TrainingError, unknown_name
+from surefoot.folders import put_text
 from surefoot.heads import LinearHead
 from surefoot.identity import weights_hash
 from surefoot.methods import METHODS, base_of
@@ -283,9 +284,7 @@ class _Search:
             f"Best on validation: trial {argmax.number}, {_said(argmax)}.",
         ]
         path = self.folder / FILE
-        partial = path.with_name(path.name + ".part")
-        partial.write_text(recipe(self.plan, self.name, self.model, header, chosen.settings), encoding="utf-8")
-        partial.replace(path)
+        put_text(path, recipe(self.plan, self.name, self.model, header, chosen.settings))
         return path
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from surefoot.errors import DataError
+from surefoot.records import append_line
 from surefoot.tune.space import Settings
 
 FILE = "trials.jsonl"
@@ -87,12 +88,7 @@ class Trial:
 
 def append(folder: Path, run: Run) -> None:
     """Add one line; a last line that an interruption cut off is taken away first."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / FILE).open("ab+") as lines:
-        lines.seek(0)
-        written = lines.read()
-        lines.truncate(written.rfind(b"\n") + 1)
-        lines.write(json.dumps(asdict(run)).encode() + b"\n")
+    append_line(folder / FILE, json.dumps(asdict(run)))
 
 
 def read(folder: Path, search: str) -> list[Run]:

@@ -133,10 +133,15 @@ class _WandB:
 
         identity = hashlib.sha256(f"{folder.absolute()} {method} {seed}".encode()).hexdigest()[:16]
         given: dict[str, Any] = {"project": os.environ.get("WANDB_PROJECT", "surefoot"), "group": folder.name}
-        self.run = wandb.init(
-            dir=str(folder), id=identity, resume="allow", reinit="finish_previous", name=f"{method} seed {seed}",
-            config={"method": method, "seed": seed}, **given,
-        )  # fmt: skip
+        try:
+            self.run = wandb.init(
+                dir=str(folder), id=identity, resume="allow", reinit="finish_previous", name=f"{method} seed {seed}",
+                config={"method": method, "seed": seed}, **given,
+            )  # fmt: skip
+        except wandb.Error as error:
+            raise SettingError(
+                f"--watch wandb: no run can be begun there ({error}). Run 'wandb login' once, set WANDB_MODE=offline, or leave it out."
+            ) from error
         for axis, tags in {"step": "train/loss", "epoch": "epoch/*", "alpha": "frontier/*"}.items():
             self.run.define_metric(axis)
             self.run.define_metric(tags, step_metric=axis)
@@ -159,7 +164,7 @@ def require(names: Sequence[str]) -> None:
     for name in names:
         if name not in PACKAGES:
             raise unknown_name("board", name, PACKAGES)
-        if find_spec(PACKAGES[name]) is None:
+        if (found := find_spec(PACKAGES[name])) is None or found.origin is None:  # a folder of that name, such as wandb makes, is none
             raise SettingError(
                 f"--watch {name} needs a package that is not installed. Run: pip install {PACKAGES[name]} (or 'surefoot[watch]' for both)"
             )

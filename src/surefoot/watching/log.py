@@ -8,6 +8,7 @@ records.jsonl; this file is for whoever wants to see a run at work, and nothing 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import socket
 import time
@@ -19,7 +20,11 @@ from typing import Any
 
 from surefoot import records
 from surefoot.compare import Watcher
+from surefoot.errors import DataError
+from surefoot.folders import told
 from surefoot.train import Step
+
+logger = logging.getLogger(__name__)
 
 FILE = "log.jsonl"
 EVERY = 1.0  # seconds between two lines of steps, or of judged images
@@ -86,13 +91,13 @@ class Log(Watcher):
         self.of: dict[str, object] = {}
         self.training = False
         self.epochs, self.last, self.images = Epochs(), float("-inf"), 0
-        self.known = known(folder)
+        self.known, self.cut, self.warned = known(folder), False, False
 
     @contextmanager
     def session(self, command: str) -> Iterator[None]:
         """From `begin` to `end`, or to `stopped` and why."""
         if self.path.is_file() and not self.path.read_bytes().endswith(b"\n"):
-            self.path.write_bytes(self.path.read_bytes() + b"\n")  # a line that an interruption cut off spoils no other
+            self.cut = True  # a line that an interruption cut off spoils no other
         self.write("begin", command=command, pid=os.getpid(), host=socket.gethostname())
         try:
             yield
@@ -149,10 +154,23 @@ class Log(Watcher):
             self.write("evaluated", method=record.method, seed=record.seed, alpha=record.alpha, accuracy=record.accuracy)
 
     def write(self, event: str, **said: object) -> None:
-        """Add one line."""
+        """Add one line. A disk that fills up later ends no run for it, nor takes the place of the error that does: it is told once.
+
+        Raises:
+            DataError: the first line, `begin`, cannot be written.
+        """
         line = json.dumps({"time": datetime.now(UTC).isoformat(timespec="milliseconds"), "event": event, **said})
-        with self.path.open("a", encoding="utf-8") as lines:
-            lines.write(line + "\n")
+        try:
+            with told(self.path), self.path.open("a", encoding="utf-8") as lines:
+                lines.write(("\n" if self.cut else "") + line + "\n")
+            self.cut = False
+        except DataError as error:
+            self.cut = True
+            if event == "begin":
+                raise
+            if not self.warned:
+                logger.warning("%s The run goes on; what is not written is missing in the log alone.", str(error).partition(". ")[0] + ".")
+            self.warned = True
 
 
 def key_of(record: records.Evaluation) -> tuple[str, int, float, str]:
