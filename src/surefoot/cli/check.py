@@ -28,13 +28,14 @@ def check(
     split_seed: shared.SplitSeed = 0,
     val_share: shared.ValShare = None,
     test_share: shared.TestShare = 0.15,
+    allow_outside: shared.AllowOutside = False,
 ) -> None:
     """Read every image once: counts, unreadable files, leaks between splits, class names, imbalance. Code 2 if training cannot start.
 
     With --root, first what differs from the published form of a data set of the catalogue: what is missing, and where people get it.
     """
     declared = _declared(data, root, as_json)
-    dataset = load(data, root=root, seed=split_seed, val_share=val_share, test_share=test_share)
+    dataset = load(data, root=root, seed=split_seed, val_share=val_share, test_share=test_share, allow_outside=allow_outside)
     with shared.counting("reading images") as on_image:
         found = survey(dataset, on_image)
     if as_json:

@@ -72,6 +72,12 @@ Watch = Annotated[
     str | None,
     typer.Option(help="Boards that show the runs as they go on: tensorboard, wandb (WANDB_MODE=offline for no network), comma-separated."),
 ]
+AllowOutside = Annotated[
+    bool,
+    typer.Option(
+        "--allow-outside", help="Let a manifest, or links and lists in a folder, lead to images outside of it. Only data you trust."
+    ),
+]
 SkipUnreadable = Annotated[bool, typer.Option("--skip-unreadable", help="Leave images out that cannot be read, and count them.")]
 
 
@@ -163,7 +169,7 @@ def next_comparison(options: DataOptions, model: str | None = None) -> str:
     """The command that trains with anchors: the same data, cut in the same way, and the same model."""
     usual = DataOptions(data=options.data)
     words = [] if model is None else ["--model", model]
-    for name in ("root", "anchors", "split_seed", "val_share", "test_share", "base_to_new", "skip_unreadable"):
+    for name in ("root", "anchors", "split_seed", "val_share", "test_share", "base_to_new", "skip_unreadable", "allow_outside"):
         if (value := getattr(options, name)) != getattr(usual, name):
             words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
     return shlex.join(["surefoot", "compare", options.data, "--methods", "flyp,arf", *words])

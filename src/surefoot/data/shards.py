@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple, Protocol
 
 from surefoot.errors import DataError, MissingDataError
+from surefoot.guard.limits import check_image_size
 
 MOST_OPEN = 64  # files kept open at a time
 MOST_TEXT = 1 << 16  # bytes of a caption's or a label's file: what is longer is neither
@@ -119,8 +120,7 @@ def content(path: Path, most: int = -1) -> bytes:
     tar, name = found
     stamp, (offset, size) = _place(path, tar, name)
     size = min(size, most) if most >= 0 else size
-    if size > MOST_IMAGE:
-        raise DataError(f"{path} has {size} bytes, too many for an image. Repair or remove it.")
+    check_image_size(path, size)
     try:
         read = _pread(_file(tar), stamp, offset, size)
     except OSError as error:
