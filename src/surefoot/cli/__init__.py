@@ -159,8 +159,7 @@ def _said(error: OSError) -> str:
 
 
 def _fail(text: str, error: Exception) -> NoReturn:
-    shown = escape(text.encode("utf-8", "replace").decode())  # a file's name need not be valid Unicode
-    Console(stderr=True).print(f"[red]error[/red] {shown}", soft_wrap=True, highlight=False)
+    Console(stderr=True).print(f"[red]error[/red] {shared.plain(text)}", soft_wrap=True, highlight=False)
     raise SystemExit(2) from error
 
 

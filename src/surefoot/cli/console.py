@@ -22,6 +22,7 @@ from surefoot.job import DataOptions, Job
 from surefoot.watching import require
 
 _COMMA = re.compile(r",(?![^\[\]]*\])")  # not one inside brackets, as in lp+l2=[1e-3,1e-4]
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _Number = TypeVar("_Number", int, float)
 
 console = Console()
@@ -102,6 +103,17 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
         yield lambda done, total: progress.update(task, completed=done, total=total)
 
 
+def plain(text: str | Path) -> str:
+    """As text that any terminal can show: a file's name need not be valid Unicode, its brackets are no markup, and what would steer the
+    terminal is shown as a mark.
+
+    Examples:
+        >>> plain("a\\x1b]0;title\\x07b [red]")
+        'a\ufffd]0;title\ufffdb \\\\[red]'
+    """
+    return escape(_CONTROLS.sub("\ufffd", str(text).encode("utf-8", "replace").decode()))
+
+
 def names(text: str | None) -> list[str] | None:
     """The names of a comma-separated list; None if nothing was given."""
     return [name.strip() for name in _COMMA.split(text) if name.strip()] if text is not None else None
@@ -154,7 +166,7 @@ def check_folder(folder: Path) -> None:
 def tell_notes(dataset: Dataset) -> None:
     """How the splits were made, how many images were skipped, and what else there is to know of the data."""
     for note in dataset.notes:
-        errors.print(escape(note.encode("utf-8", "replace").decode()), soft_wrap=True, highlight=False)
+        errors.print(plain(note), soft_wrap=True, highlight=False)
 
 
 def opened(options: DataOptions, *, anchors: bool = True) -> Dataset:

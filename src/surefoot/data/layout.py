@@ -27,6 +27,7 @@ A class is called by its folder's name with `_` read as a space, unless dataset.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -48,6 +49,7 @@ HEIC = frozenset({".heic", ".heif"})
 READ = f"Files that are read: {', '.join(sorted(SUFFIXES))}; convert HEIC photographs to JPEG."
 SPLITS = ("train", "val", "test")
 DEFAULT_TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "an image of a {}.", "a {}.")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _OTHER_NAMES = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test", "shift": "shifts", "shifts": "shifts", "unseen": "unseen",
@@ -226,7 +228,14 @@ def open_dataset(root: Path, *, allow_outside: bool = False) -> Dataset:
 def dataset_of(
     root: Path, name: str, config: Mapping[str, Any], class_names: tuple[str, ...], splits: Mapping[str, Split], notes: Iterable[str]
 ) -> Dataset:
-    """A data set with what its dataset.toml says; `name` is used where that says none."""
+    """A data set with what its dataset.toml says; `name` is used where that says none.
+
+    Raises:
+        DataError: a class whose name holds control characters, with which a terminal can be steered.
+    """
+    for called in {*class_names, *(one for split in splits.values() for one in split.class_names)}:
+        if _CONTROLS.search(called):
+            raise DataError(f"{root} has a class called {called!r}, which holds control characters. Rename it.")
     return Dataset(
         root=root,
         name=config.get("name") or name,

@@ -8,6 +8,7 @@ member's name, and no size that a header claims is believed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -154,8 +155,13 @@ def is_there(path: Path) -> bool:
     Raises:
         DataError: the tar is broken.
     """
-    if (found := member_of(path)) is None or not _is_had(_file(found[0])):
-        return found is None and path.is_file()
+    try:
+        if (found := member_of(path)) is None or not _is_had(_file(found[0])):
+            return found is None and path.is_file()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
     return found[1] in _placed(found[0], anew=True).images
 
 

@@ -16,7 +16,7 @@ from surefoot.guard.texts import parse_json, read_text
 
 LARGEST = 1 << 20  # of any whole number in a configuration, such as the tokens of a vocabulary
 _MOST = {
-    "layers": 1024, "width": 1 << 16, "embed_dim": 1 << 16, "image_size": 4096, "size": 4096, "context_length": 8192, "mlp_ratio": 64,
+    "layers": 256, "width": 1 << 16, "embed_dim": 1 << 16, "image_size": 4096, "size": 4096, "context_length": 8192, "mlp_ratio": 64,
     "head_width": 1 << 16, "heads": 1024, "patch_size": 4096, "attn_pooler_queries": 4096,
 }  # fmt: skip
 _PREPROCESSING: dict[str, Callable[[Any], bool]] = {
