@@ -165,6 +165,8 @@ def read_card(folder: Path) -> Card:
     try:
         card = made(Card, parse_json(read_text(folder / CARD)))
         PromptTable.build(card.templates, card.class_names)  # tells of a template without a place for the name
+        if not isinstance(card.origin.get("settings", {}), dict) or type(card.origin.get("seed", 0)) is not int:
+            raise TypeError("origin does not hold settings and a seed")
         "".join(card.class_names).encode("utf-8", "surrogateescape")  # JSON may hold half a character, which no tokenizer reads
     except (ValueError, TypeError) as error:  # ValueError: no JSON, or no UTF-8
         raise DataError(f"{folder} {_NONE.format(error)}") from error

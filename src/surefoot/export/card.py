@@ -100,7 +100,7 @@ def _settings(origin: Mapping[str, Any]) -> dict[str, str]:
 def _seeds(found: Sequence[Record], card: Card) -> str:
     """The seed of these weights, and all seeds that the table is a mean over."""
     others = sorted({r.seed for r in found if isinstance(r, Evaluation) and r.method == card.method})
-    return f"{card.origin.get('seed', 'not recorded')}" + (f"; the table is over the seeds {others}" if len(others) > 1 else "")
+    return plain(card.origin.get("seed", "not recorded")) + (f"; the table is over the seeds {others}" if len(others) > 1 else "")
 
 
 def _versions(origin: Mapping[str, Any]) -> str:
@@ -136,9 +136,20 @@ def plain(text: object) -> str:
     return re.sub(r"([\\`*_\[\]|])", r"\\\1", shown)
 
 
+def code(text: object) -> str:
+    """Text between backticks, which it cannot end, on one line.
+
+    Examples:
+        >>> code("a`b\\n# c")
+        'ab # c'
+    """
+    return " ".join(str(text).replace("`", "").split())
+
+
 @cache
 def _environment() -> Environment:
     loader = PackageLoader("surefoot.export", package_path="")
     environment = Environment(loader=loader, autoescape=False, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"plain": plain, "counts": described_line, "json": lambda value: json.dumps(value, ensure_ascii=False)}
+    environment.filters |= {"plain": plain, "code": code, "counts": described_line}
+    environment.filters["json"] = lambda value: json.dumps(value, ensure_ascii=False)
     return environment
