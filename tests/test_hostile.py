@@ -44,7 +44,7 @@ from surefoot.data.pictures import _look_at
 from surefoot.data.shards import index
 from surefoot.data.writing import holder
 from surefoot.errors import DataError, MissingDataError, ModelError, SettingError, SurefootError, TrainingError
-from surefoot.guard.arrays import check_mat, load_array, load_arrays
+from surefoot.guard.arrays import load_array, load_arrays
 from surefoot.job import Job
 from surefoot.methods import get
 from surefoot.model import ImageTextModel, load_model
@@ -266,7 +266,7 @@ def test_absurd_configurations_of_the_transformers_library_are_refused(keys: str
         hf_clip.read(tmp_path)
 
 
-def test_the_code_of_a_tokenizer_is_not_run(small: Path, tmp_path: Path) -> None:
+def test_the_code_of_a_tokenizer_is_not_run(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     marker = tmp_path / "ran"
     changed(small, "open_clip_config.json", "model_cfg.text_cfg.hf_tokenizer_name", "mine")
     (small / "evil.py").write_text(f"open({str(marker)!r}, 'w')\nclass Evil:\n    pass\n")
@@ -277,6 +277,10 @@ def test_the_code_of_a_tokenizer_is_not_run(small: Path, tmp_path: Path) -> None
     with pytest.raises(ModelError, match="reads text by the tokenizer"):
         load_model(f"local-dir:{small}")
     assert not marker.exists()
+    asked: list[object] = []
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", lambda *_, **given: asked.append(given["trust_remote_code"]))
+    load_model(f"local-dir:{small}")
+    assert asked == [False], "without it the library asks at the terminal whether the code may run"
 
 
 @pytest.mark.parametrize("shape", [[2**62, 2**62], [10**9, 10**9], [2**31], [-1], [10**30]], ids=str)
@@ -298,7 +302,8 @@ def test_absurd_shapes_in_a_safetensors_header_are_refused(shape: list[int], sma
     [
         ("class_names", "cat"), ("class_names", ["cat", 3]), ("class_names", ["\ud800", "dog"]), ("class_names", []),
         ("templates", ["no place"]),
-        ("predict", "evil"), ("alpha", "1"), ("origin", []), ("base", None), ("unknown", 1), ("origin", {"settings": "x"}), ("origin", {"seed": "0"}), ("method", {"a": [[[]]]}),
+        ("predict", "evil"), ("alpha", "1"), ("origin", []), ("base", None), ("unknown", 1), ("method", {"a": [[[]]]}),
+        ("origin", {"settings": "x"}), ("origin", {"seed": "0"}),
     ],
 )  # fmt: skip
 def test_a_card_that_is_none_is_refused(key: str, value: object, small: Path) -> None:
@@ -406,12 +411,12 @@ def test_hdf5_files_that_lead_elsewhere_or_claim_too_much_are_refused(tmp_path: 
     assert Stored.open(tmp_path / "evil.h5", "good").shape == (10,)
 
 
-def test_matlab_files_do_not_unpack_to_more_than_is_allowed(tmp_path: Path) -> None:
+def test_matlab_files_do_not_unpack_to_more_than_is_allowed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     savemat(tmp_path / "labels.mat", {"labels": np.zeros(300_000)}, do_compression=True)
     assert len(_mat(tmp_path / "labels.mat", "labels")[0]) == 300_000
-    check_mat(tmp_path / "labels.mat", most=3_000_000)
-    with pytest.raises(ValueError, match="unpacks to more than 1000000 bytes"):
-        check_mat(tmp_path / "labels.mat", most=10**6)
+    monkeypatch.setattr("surefoot.guard.arrays.MOST_MAT", 10**6)
+    with pytest.raises(DataError, match=r"labels\.mat cannot be read .*unpacks to more than 1000000 bytes"):
+        _mat(tmp_path / "labels.mat", "labels")
 
 
 # --- images ---

@@ -70,8 +70,8 @@ def _check_header(file: BinaryIO | io.BytesIO, size: int) -> None:
         raise ValueError(f"its header claims the shape {shape}; the file has {size} bytes")
 
 
-def check_mat(path: Path, most: int = MOST_MAT) -> None:
-    """The compressed variables of a MATLAB file (version 5) unpack to no more than `most` bytes; its other parts are left to its reader.
+def check_mat(path: Path) -> None:
+    """The compressed variables of a MATLAB file (version 5) unpack to no more than is allowed; its other parts are left to its reader.
 
     Raises:
         ValueError: they do.
@@ -92,5 +92,5 @@ def check_mat(path: Path, most: int = MOST_MAT) -> None:
                 while part:
                     total += len(packed.decompress(part, 1 << 20))
                     part = packed.unconsumed_tail
-                    if total > most:
-                        raise ValueError(f"it unpacks to more than {most} bytes")
+                    if total > MOST_MAT:
+                        raise ValueError(f"it unpacks to more than {MOST_MAT} bytes")

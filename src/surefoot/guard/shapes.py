@@ -31,7 +31,7 @@ def made(kind: type[_Made], row: Any) -> _Made:  # noqa: ANN401
     """
     if not isinstance(row, dict):
         raise TypeError(f"it is {str(row)[:60]}, no table")
-    for name, wanted in _hints(kind).items():
+    for name, wanted in _hints(kind).items():  # type: ignore[arg-type]
         if name in row and not _fits(row[name], wanted):
             raise TypeError(f"{name} is {str(row[name])[:60]}")
     return kind(**row)
