@@ -14,6 +14,7 @@ SOURCE = Path(surefoot.__file__).parent
 ROWS = [
     ["errors"],
     [
+        "guard",
         "losses",
         "weights",
         "metrics",

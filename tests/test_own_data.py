@@ -262,7 +262,10 @@ def test_manifest_lists_files_anywhere(tmp_path: Path) -> None:
     (tmp_path / "lists").mkdir()
     rows = [{"path": f"../images/x/{n}.png", "class": "ab"[n % 2], "split": "train" if n < 2 else "test"} for n in range(4)]
     rows.append({"path": str(make(tmp_path / "far", {"y": 1}) / "y/0.png"), "class": "a", "split": "val"})
-    dataset = load(write(tmp_path / "lists/list.csv", rows))
+    path = write(tmp_path / "lists/list.csv", rows)
+    with pytest.raises(DataError, match=r"list\.csv leads to 5 files outside of .*lists: .*0\.png.*--allow-outside"):
+        load(path)
+    dataset = load(path, allow_outside=True)
     assert sorted(where(dataset))[:2] == ["../images/x/0.png", "../images/x/1.png"]
     assert all(path.is_file() for split in dataset.splits.values() for path in split.paths)
     assert len(dataset.fingerprint()) == 16

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from surefoot import records, soup
-from surefoot.bundle import load_bundle
+from surefoot.bundle import Card, load_bundle
 from surefoot.cli.soup import ingredients_of
 from surefoot.compare import Comparison, Plan, conclusions, difference
 from surefoot.data import Dataset, open_dataset, read_image
@@ -416,7 +417,8 @@ def test_bad_input_ends_with_a_sentence_and_nothing_is_written(made: Path, comma
     assert (code, "The data of" in text, "changed since it was trained" in text) == (2, True, True)
     assert not out.exists()
     (out / "model").mkdir(parents=True)
-    (out / "model" / "surefoot.json").write_text('{"method": "flyp"}')
+    other = Card(class_names=["a"], templates=["{}"], predict="text", method="flyp", alpha=1.0, base="iconclip")
+    (out / "model" / "surefoot.json").write_text(json.dumps(asdict(other)))
     code, text = command("soup", f"{made}:tp_ft", "--out", out)
     assert (code, "holds a classifier of flyp, which stays" in text) == (2, True)
     other = tmp_path / "other"

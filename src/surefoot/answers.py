@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from surefoot.distributed import is_first
 from surefoot.errors import DataError, SettingError
 from surefoot.folders import whole_file
+from surefoot.guard.arrays import load_arrays
+from surefoot.guard.places import check_inside
 
 _PARTS = ("prediction", "label", "confidence", "group")
 
@@ -31,6 +33,18 @@ class Answers:
     label: NDArray[np.int32]
     confidence: NDArray[np.float32]
     group: NDArray[np.int32] | None = None
+
+    def check(self) -> None:
+        """Whether these are the answers of some images.
+
+        Raises:
+            ValueError: the arrays are of different lengths, or hold something else.
+        """
+        arrays = [array for array in (self.prediction, self.label, self.group) if array is not None]
+        if any(array.dtype.kind not in "iu" for array in arrays) or self.confidence.dtype.kind != "f":
+            raise ValueError("they are not numbers of classes with a confidence each")
+        if any(array.shape != (len(self.label),) for array in (*arrays, self.confidence)) or (self.label < 0).any():
+            raise ValueError("there is not one for each image")
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -97,12 +111,16 @@ def load_answers(folder: Path, relative: str) -> dict[str, Answers]:
         DataError: the file is not there, or is not one of these.
     """
     try:
-        with (folder / relative).open("rb") as file, np.load(file) as stored:  # numpy leaves a file that it opened open if it is damaged
-            return {
-                str(name): Answers(**{part: stored[key] for part in _PARTS if (key := f"{number}.{part}") in stored})
-                for number, name in enumerate(stored["names"])
-            }
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        check_inside(folder, [folder / relative], "a record")
+        stored = load_arrays(folder / relative)
+        found = {
+            str(name): Answers(**{part: stored[key] for part in _PARTS if (key := f"{number}.{part}") in stored})
+            for number, name in enumerate(stored["names"])
+        }
+        for answers in found.values():
+            answers.check()
+        return found
+    except (OSError, EOFError, KeyError, TypeError, ValueError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{folder / relative} does not hold the answers of an evaluation ({error}). Run the evaluation again.") from error
 
 

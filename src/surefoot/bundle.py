@@ -22,6 +22,7 @@ from torch import Tensor
 
 from surefoot.data.layout import Dataset
 from surefoot.errors import DataError, MissingDataError, SettingError, TrainingError
+from surefoot.guard import made, parse_json, read_text
 from surefoot.heads import class_weight, prompt_embeddings
 from surefoot.model import ImageTextModel, load_model, pick_device, probe_names
 from surefoot.objective import Method
@@ -32,6 +33,7 @@ from surefoot.train.checkpoint import write
 
 CARD, HEAD = "surefoot.json", "head.safetensors"
 NONE_OF_THESE = "none of these"
+_NONE = "does not hold a classifier of Surefoot ({}). Write it again by 'surefoot fit'."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -153,6 +155,24 @@ def save_bundle(
     return card
 
 
+def read_card(folder: Path) -> Card:
+    """What is known of the classifier in a folder.
+
+    Raises:
+        DataError: its card is damaged.
+        OSError: it cannot be read.
+    """
+    try:
+        card = made(Card, parse_json(read_text(folder / CARD)))
+        PromptTable.build(card.templates, card.class_names)  # tells of a template without a place for the name
+        if not isinstance(card.origin.get("settings", {}), dict) or type(card.origin.get("seed", 0)) is not int:
+            raise TypeError("origin does not hold settings and a seed")
+        "".join(card.class_names).encode("utf-8", "surrogateescape")  # JSON may hold half a character, which no tokenizer reads
+    except (ValueError, TypeError) as error:  # ValueError: no JSON, or no UTF-8
+        raise DataError(f"{folder} {_NONE.format(error)}") from error
+    return card
+
+
 def load_bundle(folder: Path, *, device: str = "auto", precision: Precision = "fp32") -> Bundle:
     """Open what `save_bundle` wrote; also the folder of a run that holds it as model/.
 
@@ -164,11 +184,12 @@ def load_bundle(folder: Path, *, device: str = "auto", precision: Precision = "f
     for name in (CARD, HEAD):
         if not (folder / name).is_file():
             raise MissingDataError(f"{folder / name} is not there. Give the folder of a model that 'surefoot fit' wrote.")
+    card = read_card(folder)
     try:
-        card = Card(**json.loads((folder / CARD).read_text(encoding="utf-8")))
-        head, names = load_file(folder / HEAD), [str(name) for name in card.class_names]
-    except (ValueError, TypeError, SafetensorError) as error:  # ValueError: no JSON, or no UTF-8
-        raise DataError(f"{folder} does not hold a classifier of Surefoot ({error}). Write it again by 'surefoot fit'.") from error
-    if len(head.get("weight", ())) != len(names):
+        head, names = load_file(folder / HEAD), list(card.class_names)
+    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
+        raise DataError(f"{folder} {_NONE.format(error)}") from error
+    weight, bias = (head.get(name, torch.empty(0)) for name in ("weight", "bias"))
+    if weight.ndim != 2 or len(weight) != len(names) or bias.shape != (len(names),) or not names:
         raise DataError(f"{folder / HEAD} has no row for each of the {len(names)} classes of {CARD}. Fit the model again.")
     return Bundle(load_model(f"local-dir:{folder}", device=pick_device(device), precision=precision), head, card)

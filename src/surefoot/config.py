@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-import math
 import re
+import sys
 import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,8 @@ from surefoot import cookbook
 from surefoot.compare import Plan
 from surefoot.compare.plan import named_training, reference_problems
 from surefoot.data.embedded import TEMPLATES
-from surefoot.errors import SettingError, unknown_name
+from surefoot.errors import DataError, SettingError, unknown_name
+from surefoot.guard.texts import SMALL, parse_toml, read_text
 from surefoot.job import PRECISIONS
 from surefoot.methods import ALL, METHODS, base_of, parameters, setting_problems, variant_settings, without
 from surefoot.methods.reference import REFERENCE
@@ -91,7 +92,9 @@ def read_recipe(name_or_path: str) -> dict[str, Any]:
     """
     path = cookbook.find(name_or_path)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(read_text(path, most=SMALL))
+    except DataError as error:
+        raise SettingError(str(error)) from error
     except UnicodeDecodeError as error:
         raise SettingError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
     except tomllib.TOMLDecodeError as error:
@@ -115,7 +118,7 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
         if not equals:
             raise SettingError(f"'{text}' sets nothing. Write key=value, such as learning_rate=1e-4.")
         try:
-            found[key.strip()] = tomllib.loads(f"value = {value.strip()}")["value"]
+            found[key.strip()] = parse_toml(f"value = {value.strip()}")["value"]
         except tomllib.TOMLDecodeError:
             found[key.strip()] = value.strip()
     return found
@@ -223,7 +226,7 @@ def _fits(value: object, kind: str) -> bool:
     if isinstance(value, bool) or kind == "bool":
         return isinstance(value, bool) and kind == "bool"
     if kind.startswith("float"):
-        return isinstance(value, int | float) and not math.isinf(value)
+        return isinstance(value, int | float) and abs(value) <= sys.float_info.max
     return isinstance(value, int if kind.startswith("int") else str)
 
 

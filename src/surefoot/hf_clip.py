@@ -5,7 +5,6 @@ Only files are read; the transformers library is not needed. What one of the two
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from surefoot.errors import MissingDataError, ModelError
+from surefoot.errors import MissingDataError, ModelError, SurefootError
+from surefoot.guard.weights import check_folder_config, read_config
 
 CONFIG, WEIGHTS, PREPROCESSING = "config.json", "model.safetensors", "preprocessor_config.json"
 VOCABULARY = 49408  # of CLIP's byte-pair encoding, the one tokenizer that can stand in for the folder's own
@@ -71,18 +71,29 @@ def read(folder: Path) -> tuple[dict[str, Any], dict[str, Any], dict[str, Tensor
         ModelError: no CLIP, or one that open_clip cannot compute in the same way.
     """
     config = _json(folder / CONFIG)
-    model_cfg = model_config(config)
-    _check_vocabulary(folder)
+    try:
+        model_cfg = model_config(config)
+        _check_vocabulary(folder)
+    except SurefootError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError, ArithmeticError) as error:
+        raise ModelError(f"{folder / CONFIG} is no configuration of a CLIP ({error!r}). Copy it anew.") from error
     if not (folder / WEIGHTS).is_file():
         other = " Pickled weights are not read;" if list(folder.glob("*.bin")) else ""
         raise MissingDataError(
             f"{folder / WEIGHTS} is not there.{other} load the folder with transformers and write it anew as one file: "
             "CLIPModel.from_pretrained(FOLDER).save_pretrained(FOLDER, max_shard_size='100GB')."
         )
-    preprocess_cfg = preprocess_config(_preprocessing(folder), model_cfg["vision_cfg"]["image_size"])
+    try:
+        preprocess_cfg = preprocess_config(_preprocessing(folder), model_cfg["vision_cfg"]["image_size"])
+    except SurefootError:
+        raise
+    except (TypeError, ValueError, LookupError, AttributeError) as error:
+        raise ModelError(f"{folder / PREPROCESSING} is no configuration of CLIP's preprocessing ({error!r}). Copy it anew.") from error
+    check_folder_config(folder / CONFIG, {"model_cfg": model_cfg, "preprocess_cfg": preprocess_cfg}, folder / WEIGHTS)
     try:
         weights = rename(load_file(folder / WEIGHTS))
-    except (SafetensorError, OSError, KeyError) as error:
+    except (SafetensorError, OSError, KeyError, RuntimeError) as error:
         raise ModelError(f"{folder / WEIGHTS} could not be read as weights of a CLIP ({error}). Copy or save the folder anew.") from error
     return model_cfg, preprocess_cfg, weights
 
@@ -329,7 +340,6 @@ def _preprocessing(folder: Path) -> dict[str, Any]:
 def _json(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise MissingDataError(f"{path} is not there. A transformers folder holds {CONFIG}, {WEIGHTS} and {PREPROCESSING}.")
-    try:
-        return dict(json.loads(path.read_text()))
-    except (ValueError, TypeError) as error:
-        raise ModelError(f"{path} is no JSON object ({error}). Copy it anew.") from error
+    if not isinstance(found := read_config(path), dict):
+        raise ModelError(f"{path} is no JSON object but {str(found)[:40]}. Copy it anew.")
+    return found

@@ -20,6 +20,7 @@ from surefoot.data.subsets import base_to_new
 from surefoot.data.survey import verified
 from surefoot.errors import DataError, MissingDataError, unknown_name
 from surefoot.folders import put_text
+from surefoot.guard import made, parse_json, read_text
 from surefoot.model import ImageTextModel, load_model, pick_device
 from surefoot.precision import Precision
 from surefoot.protocols.parts import DOMAIN_VAL_SHARE, build
@@ -59,6 +60,7 @@ class DataOptions:
         cut: the part of a protocol that they are; the whole data set if None.
         templates: "own" prompts, or "clip" for those of CLIP's authors where they have others for a data set of the catalogue.
         fewer: let a class that has fewer images than a few-shot draw asks for give all it has.
+        allow_outside: see `surefoot.data.load`.
     """
 
     data: str
@@ -72,6 +74,7 @@ class DataOptions:
     fewer: bool = False
     root: str | None = None
     templates: str = "own"
+    allow_outside: bool = False
 
     @property
     def anchors_folder(self) -> Path:
@@ -102,7 +105,8 @@ class DataOptions:
     def open_plain(self, on_image: Callable[[int, int], None] | None = None) -> Dataset:
         """The same without anchors, for commands that make them."""
         found = load(
-            self.data, root=self.root, seed=self.split_seed, val_share=self.val_share, test_share=self.test_share, templates=self.templates
+            self.data, root=self.root, seed=self.split_seed, val_share=self.val_share, test_share=self.test_share, templates=self.templates,
+            allow_outside=self.allow_outside,
         )  # fmt: skip
         found = verified(found, skip_unreadable=self.skip_unreadable, on_image=on_image)
         found = replace(found, fewer_shots=found.fewer_shots or self.fewer)
@@ -174,7 +178,7 @@ class Job:
         if not path.is_file():
             raise MissingDataError(f"{path} is not there. Give a folder that 'surefoot fit' or 'surefoot compare' wrote.")
         try:
-            return cls._from(json.loads(path.read_text(encoding="utf-8")))
+            return cls._from(parse_json(read_text(path)))
         except (TypeError, KeyError, AttributeError, ValueError) as error:
             reason = f"it holds no {error}" if isinstance(error, KeyError) else str(error)
             raise DataError(
@@ -189,8 +193,8 @@ class Job:
         texts = [stored["model"], stored["precision"], stored["data"]["data"], *plan["methods"]]
         if not isinstance(plan["methods"], tuple) or not all(isinstance(text, str) for text in texts):
             raise TypeError("model, precision, data and methods must be texts")
-        made = Plan(**{**plan, "training": Training(**plan["training"])})
-        return cls(**{**stored, "data": _options(stored["data"], form), "plan": made, "watch": tuple(stored.get("watch", ()))})
+        own = made(Plan, {**plan, "training": made(Training, plan["training"])})
+        return made(cls, {**stored, "data": _options(stored["data"], form), "plan": own, "watch": tuple(stored.get("watch", ()))})
 
     def at(self, alphas: tuple[float, ...]) -> Job:
         """The same with other coefficients of WiSE-FT."""
@@ -201,4 +205,5 @@ def _options(stored: dict[str, Any], form: int) -> DataOptions:
     cut = stored.get("cut")
     if form < FORM and stored.get("val_share") == VAL_SHARE:
         stored = {**stored, "val_share": None}
-    return DataOptions(**{**stored, "cut": Cut(cut["protocol"], cut["part"], tuple(cut["others"]), cut.get("val_share")) if cut else None})
+    given = made(DataOptions, {key: value for key, value in stored.items() if key != "cut"})
+    return replace(given, cut=Cut(cut["protocol"], cut["part"], tuple(cut["others"]), cut.get("val_share")) if cut else None)

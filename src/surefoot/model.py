@@ -32,10 +32,10 @@ from surefoot import hf_clip, layers
 from surefoot.adapters import merged_state
 from surefoot.distributed import whole
 from surefoot.errors import MissingDataError, ModelError, SettingError, unknown_name
+from surefoot.guard.weights import CONFIG, UNLOADABLE, WEIGHTS, check_folder_config, check_source
 from surefoot.precision import Precision, precision_context
 
 EMBEDDED = Path(__file__).parent / "embedded"
-CONFIG, WEIGHTS = "open_clip_config.json", "open_clip_model.safetensors"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 ImageTransform = Callable[[Any], Tensor]
 
@@ -260,10 +260,14 @@ def load_model(name: str = "iconclip", *, device: str | torch.device = "cpu", pr
         clip, transforms, tokenizer, config = _from_transformers(name, folder)
         return ImageTextModel(name, clip.to(device), transforms, tokenizer, config, precision).eval()
     target, pretrained, extra = _resolve(name)
+    check_source(name, target, pretrained)
     try:
-        clip, *pair = open_clip.create_model_and_transforms(target, pretrained=pretrained, device=device, require_pretrained=True, **extra)
         config = open_clip.get_model_config(target) or {}
-    except (RuntimeError, ValueError, TypeError, OSError, KeyError, SafetensorError) as error:
+        check_folder_config(name, {"model_cfg": config}, None)  # also of a hub, before anything is built
+        clip, *pair = open_clip.create_model_and_transforms(target, pretrained=pretrained, device=device, require_pretrained=True, **extra)
+    except ModelError:
+        raise
+    except UNLOADABLE as error:
         raise ModelError(
             f"{name} could not be loaded: {str(error).rstrip('.')}. Check the name, the files, and the connection if it lies on a hub."
         ) from error
@@ -272,8 +276,9 @@ def load_model(name: str = "iconclip", *, device: str | torch.device = "cpu", pr
 
 
 def _tokenizer(name: str, target: str, config: Mapping[str, Any]) -> Any:  # noqa: ANN401
+    own_code = {"trust_remote_code": False} if config.get("text_cfg", {}).get("hf_tokenizer_name") else {}  # of the transformers library
     try:
-        return open_clip.get_tokenizer(target)
+        return open_clip.get_tokenizer(target, **own_code)
     except ImportError as error:
         raise ModelError(f"{name} reads text by a tokenizer of the transformers library. Install it: pip install transformers.") from error
     except (OSError, ValueError) as error:
@@ -295,10 +300,10 @@ def _transformers_folder(name: str) -> Path | None:
 def _from_transformers(name: str, folder: Path) -> tuple[nn.Module, tuple[ImageTransform, ImageTransform], Any, dict[str, Any]]:
     """open_clip.CLIP with a transformers folder's weights, its preprocessing (for training and not), the tokenizer and model_cfg."""
     config, preprocessing, weights = hf_clip.read(folder)
-    clip = open_clip.CLIP(**config)
     try:
+        clip = open_clip.CLIP(**config)
         clip.load_state_dict(weights)
-    except RuntimeError as error:
+    except UNLOADABLE as error:
         raise ModelError(f"{name}: {hf_clip.WEIGHTS} does not belong to {hf_clip.CONFIG}: {error}. Copy both anew.") from error
     open_clip.set_model_preprocess_cfg(clip, preprocessing)
     values = {key: value for key, value in preprocessing.items() if key not in ("size", "mode")}
@@ -309,12 +314,7 @@ def _from_transformers(name: str, folder: Path) -> tuple[nn.Module, tuple[ImageT
 def _resolve(name: str) -> tuple[str, str | None, dict[str, Any]]:
     """(open_clip's model name, pretrained, further arguments), everything checked that can be checked without loading."""
     target = open_clip_name(name)
-    if target.startswith("local-dir:"):
-        for file in (CONFIG, WEIGHTS):
-            if not (path := Path(target.removeprefix("local-dir:")) / file).is_file():
-                raise MissingDataError(f"{name}: {path} is not there. A model folder holds {CONFIG} and {WEIGHTS}.")
-        return target, None, {}
-    if target.startswith("hf-hub:"):
+    if target.startswith(("local-dir:", "hf-hub:")):
         return target, None, {}
     if target not in open_clip.list_models():
         raise unknown_name("model", target, ["iconclip", *open_clip.list_models()])

@@ -24,6 +24,7 @@ from surefoot.answers import save_answers as save_answers
 from surefoot.distributed import is_first
 from surefoot.errors import DataError
 from surefoot.folders import told
+from surefoot.guard import made, parse_json, read_bytes
 
 FILE = "records.jsonl"
 
@@ -330,11 +331,11 @@ def read(folder: Path) -> Iterator[Record]:
         DataError: a line that is not a record, named by its number.
     """
     path = folder / FILE
-    lines = path.read_bytes().split(b"\n")[:-1] if path.is_file() else []
+    lines = read_bytes(path).split(b"\n")[:-1] if path.is_file() else []
     for number, line in enumerate(lines, start=1):
         try:
-            row = json.loads(line)
-            yield _KINDS[row["kind"]](**row)
+            row = parse_json(line)
+            yield made(_KINDS[row["kind"]], row)
         except (ValueError, KeyError, TypeError) as error:  # ValueError: no JSON, or no UTF-8
             raise DataError(f"{path}, line {number} is not a record ({error}). Remove the line, or start with a new folder.") from error
 

@@ -34,6 +34,7 @@ from surefoot.data.embedded import cache_folder
 from surefoot.data.images import read_image
 from surefoot.data.writing import writing
 from surefoot.errors import DataError, MissingDataError, SettingError
+from surefoot.guard import parse_json, read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -182,7 +183,7 @@ def read_captions(folder: Path) -> Captions:
     if not path.is_file():
         raise MissingDataError(f"There are no captions in {folder}. Make them: surefoot caption DATA.")
     with _reading(path):
-        lines = path.read_bytes().split(b"\n")
+        lines = read_bytes(path).split(b"\n")
     if lines[-1]:
         raise DataError(f"{path}, line {len(lines)} is cut off. {_again(path)}")
     header, *rest = [_entry(path, number, line) for number, line in enumerate(lines[:-1], start=1)] or [{}]
@@ -238,7 +239,7 @@ def _line(entry: Mapping[str, Any]) -> bytes:
 
 def _is_entry(line: bytes) -> bool:
     try:
-        return isinstance(json.loads(line), dict)
+        return isinstance(parse_json(line), dict)
     except ValueError:  # no JSON, or no UTF-8
         return False
 
@@ -246,7 +247,7 @@ def _is_entry(line: bytes) -> bool:
 def _entry(path: Path, number: int, line: bytes) -> dict[str, Any]:
     if not _is_entry(line):
         raise DataError(f"{path}, line {number} is damaged. {_again(path)}")
-    return dict(json.loads(line))
+    return dict(parse_json(line))
 
 
 def _caption(path: Path, number: int, entry: Mapping[str, Any]) -> tuple[str, str]:

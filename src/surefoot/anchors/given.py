@@ -11,6 +11,7 @@ from pathlib import Path
 
 from surefoot.data.layout import Dataset, listed
 from surefoot.errors import DataError, MissingDataError
+from surefoot.guard import read_text
 
 log = logging.getLogger(__name__)
 
@@ -97,7 +98,7 @@ def _rows(file: Path) -> Iterator[tuple[int, str, str]]:
     if not file.is_file():
         raise MissingDataError(f"There is no file {file}. Give a CSV with the columns path and caption.")
     try:
-        text = file.read_text(encoding="utf-8-sig")
+        text = read_text(file, "utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{file} is not UTF-8 text ({error}). Save it as UTF-8.") from error
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)

@@ -9,7 +9,6 @@ good it is.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +22,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from surefoot.errors import DataError, MissingDataError, ModelError, SettingError
+from surefoot.guard import parse_json
 from surefoot.identity import weights_hash
 from surefoot.model import ImageTextModel, load_model
 
@@ -288,7 +288,7 @@ def read(folder: Path) -> tuple[Shape, dict[str, Tensor], str]:
             raise MissingDataError(f"{folder / name} is not there; IconCap is {CONFIG} and {WEIGHTS}. Install Surefoot again.")
     try:
         config, packed = (folder / CONFIG).read_bytes(), (folder / WEIGHTS).read_bytes()
-        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(config).items()}
+        values: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in parse_json(config).items()}
         shape = Shape(**values)
         weights = {name: tensor.float() for name, tensor in load(packed).items()}
     except (OSError, ValueError, TypeError, SafetensorError) as error:

@@ -23,6 +23,8 @@ from pathlib import Path
 from surefoot.anchors.pool import Pool
 from surefoot.data.writing import writing
 from surefoot.errors import DataError, MissingDataError
+from surefoot.guard import parse_json, read_text
+from surefoot.guard.places import check_inside
 
 FILE, TEXTS, IMAGES = "pairs.jsonl", "pairs.csv", "pairs"
 KEPT = "pairs that lay there are as they were, and embeddings are kept"
@@ -65,7 +67,8 @@ def read_pairs(folder: Path) -> Pairs:
     if not (folder / FILE).is_file():
         raise MissingDataError(f"There are no retrieved pairs in {folder}. Make them by 'surefoot retrieve DATA --candidates POOL'.")
     texts = _texts(folder / TEXTS)
-    files = {path.stem: path for path in (folder / IMAGES).glob("*")} if (folder / IMAGES).is_dir() else {}
+    files = {path.stem: path for path in (folder / IMAGES).glob("*") if path.is_file()} if (folder / IMAGES).is_dir() else {}
+    check_inside(folder, files.values(), f"A link in {folder / IMAGES}")
     for name in texts:
         if name not in files:
             raise DataError(f"The image of the pair {name} is not in {folder / IMAGES}. {AGAIN}")
@@ -73,22 +76,22 @@ def read_pairs(folder: Path) -> Pairs:
     of: dict[str, tuple[int, ...]] = {}
     number = 1
     try:
-        header, *lines = (folder / FILE).read_text(encoding="utf-8").splitlines() or [""]
-        about = json.loads(header)
+        header, *lines = read_text(folder / FILE).splitlines() or [""]
+        about = parse_json(header)
         known = {key: about[key] for key in ("weights", "model", "pool", "k")}
         for number, line in enumerate(lines, start=2):  # noqa: B007
-            entry = json.loads(line)
+            entry = parse_json(line)
             of[entry["image"]] = tuple(place[name] for name in entry["pairs"])
             if len(entry["pairs"]) != known["k"]:
                 raise ValueError(f"{len(entry['pairs'])} pairs instead of {known['k']}")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+    except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(f"{folder / FILE}, line {number} is damaged ({error!r}). {AGAIN}") from error
     return Pairs(**known, names=tuple(texts), images=tuple(files[name] for name in texts), texts=tuple(texts.values()), of=of)
 
 
 def _texts(path: Path) -> dict[str, str]:
     try:
-        with path.open(newline="", encoding="utf-8") as file:
+        with io.StringIO(read_text(path), newline="") as file:
             found = {row["name"]: row["text"] for row in csv.DictReader(file)}
     except (OSError, KeyError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(f"{path} cannot be read ({error!r}). {AGAIN}") from error

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import csv
 import glob
-import json
+import io
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -26,6 +26,8 @@ from surefoot.data.layout import SUFFIXES
 from surefoot.data.shards import BROKEN, MOST_IMAGE, MOST_TEXT, check_member, content, is_there, open_tar, stamp, text_of, walk
 from surefoot.data.streamed import LIST, expanded, fetched, local_shards, read_list, shards_named, tar_name
 from surefoot.errors import DataError, MissingDataError, SettingError
+from surefoot.guard import parse_json, read_text
+from surefoot.guard.places import check_inside
 
 MANIFESTS = ("manifest.csv", "manifest.jsonl")
 _LONG = 6  # letters: a shorter word written apart is another one
@@ -137,7 +139,9 @@ def _apart(word: str) -> str:
     return (r"[\s_-]?" if len(word) >= _LONG else "").join(map(re.escape, word))
 
 
-def open_pool(place: str, *, skip_broken: bool = False, on_shard: Callable[[int, int], None] | None = None) -> Pool:
+def open_pool(
+    place: str, *, skip_broken: bool = False, allow_outside: bool = False, on_shard: Callable[[int, int], None] | None = None
+) -> Pool:
     """Read the texts of a pool.
 
     Args:
@@ -145,6 +149,7 @@ def open_pool(place: str, *, skip_broken: bool = False, on_shard: Callable[[int,
             `shards/{000..099}.tar`, or a list of them, such as shards.txt.
         skip_broken: leave out what a broken shard does not give any more, instead of stopping. A sample of a whole shard that cannot be
             read, such as one in Latin-1, is left out and told in any case.
+        allow_outside: let a manifest or a list of shards lead to files outside of its folder.
         on_shard: hears how many shards are read, and how many there are.
 
     Raises:
@@ -154,9 +159,12 @@ def open_pool(place: str, *, skip_broken: bool = False, on_shard: Callable[[int,
     embedded = place in names()
     beside, shards = (Path(), []) if embedded else _shards(place)
     if shards:
+        if not allow_outside and beside != Path():
+            check_inside(beside, [beside / shard for shard in shards if not is_remote(shard)], f"The list of shards in {beside}")
         found, notes = _of_shards(beside, shards, skip_broken, on_shard)
     else:
-        found, notes = _of_manifest(_manifest(unpack(place) if embedded else Path(place), place)), []
+        manifest = _manifest(unpack(place) if embedded else Path(place), place)
+        found, notes = _of_manifest(manifest, allow_outside), []
     kept = [(text, where) for text, where in ((_clean(text), where) for text, where in found) if text]
     if len(kept) < len(found):
         notes.append(f"{len(found) - len(kept)} candidates without a text are left out.")
@@ -204,15 +212,17 @@ def _in_folder(folder: Path) -> tuple[Path, list[str]]:
     return folder, names
 
 
-def _of_manifest(path: Path) -> list[tuple[str, Place]]:
-    rows, found, missing = list(_rows(path)), [], []
+def _of_manifest(path: Path, allow_outside: bool) -> list[tuple[str, Place]]:
+    rows, found = list(_rows(path)), list[tuple[str, Place]]()
     for line, row in rows:
         name, caption = row.get("path"), row.get("caption")
         if not isinstance(name, str) or not isinstance(caption, str):
             raise DataError(f"{path}, line {line} has not got a path and a caption. Every line needs both columns; a caption may be empty.")
         image = path.parent / name
-        missing += [] if is_there(image) else [image]
         found.append((caption, Place(image, image.suffix.lower())))
+    if not allow_outside:
+        check_inside(path.parent, [where.file for _, where in found], str(path))
+    missing = [where.file for _, where in found if not is_there(where.file)]
     if missing:
         raise DataError(f"{len(missing)} of {len(rows)} images of {path} are not there, such as {missing[0]}. Put them back.")
     return found
@@ -220,15 +230,17 @@ def _of_manifest(path: Path) -> list[tuple[str, Place]]:
 
 def _rows(path: Path) -> Iterator[tuple[int, Mapping[str, object]]]:
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
+        with io.StringIO(read_text(path, "utf-8-sig"), newline="") as file:
             if path.suffix.lower() == ".jsonl":
                 for number, line in enumerate(file, start=1):
-                    row = json.loads(line)
+                    row = parse_json(line)
                     yield number, row if isinstance(row, dict) else {}
             else:
                 reader = csv.DictReader(file)
                 yield from ((reader.line_num, row) for row in reader)
-    except (OSError, ValueError, csv.Error, RecursionError) as error:  # ValueError: no JSON, or no UTF-8
+    except DataError:
+        raise
+    except (OSError, ValueError, csv.Error) as error:  # ValueError: no JSON, or no UTF-8
         raise DataError(f"{path} cannot be read as a manifest ({error}). Give a CSV or JSONL file in UTF-8.") from error
 
 
@@ -331,6 +343,6 @@ def _caption(text: str, suffix: str) -> str | None:
     """The caption that a file holds, if it does."""
     if suffix == ".txt":
         return text
-    fields = json.loads(text)
+    fields = parse_json(text)
     caption = fields.get("caption") if isinstance(fields, dict) else None
     return caption if isinstance(caption, str) else None

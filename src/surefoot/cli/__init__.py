@@ -159,9 +159,7 @@ def _said(error: OSError) -> str:
 
 
 def _fail(text: str, error: Exception) -> NoReturn:
-    valid = text.encode("utf-8", "replace").decode()  # a file's name need not be valid Unicode, nor is all of it meant to be printed
-    shown = escape("".join(sign if sign.isprintable() or sign in "\n\t" else ascii(sign)[1:-1] for sign in valid))
-    Console(stderr=True).print(f"[red]error[/red] {shown}", soft_wrap=True, highlight=False)
+    Console(stderr=True).print(f"[red]error[/red] {shared.plain(text)}", soft_wrap=True, highlight=False)
     raise SystemExit(2) from error
 
 

@@ -62,6 +62,7 @@ def caption(
     val_share: shared.ValShare = None,
     test_share: shared.TestShare = 0.15,
     skip_unreadable: shared.SkipUnreadable = False,
+    allow_outside: shared.AllowOutside = False,
 ) -> None:
     """Caption every training image once, for ARF. Captions are cached as they arise: an interrupted run goes on, nothing is said twice."""
     if batch_size < 1:
@@ -71,7 +72,7 @@ def caption(
     rewriter = None if rewrite is None else TransformersRewriter(rewrite, device=on)
     options = DataOptions(
         data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
-        base_to_new=base_to_new, anchors=anchors, root=root,
+        base_to_new=base_to_new, anchors=anchors, root=root, allow_outside=allow_outside,
     )  # fmt: skip
     dataset = shared.opened(options, anchors=False)
     folder = options.anchors_folder

@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 from rich import box
-from rich.markup import escape
 from rich.table import Table
 
 from surefoot.cli import console as shared
@@ -28,13 +27,14 @@ def check(
     split_seed: shared.SplitSeed = 0,
     val_share: shared.ValShare = None,
     test_share: shared.TestShare = 0.15,
+    allow_outside: shared.AllowOutside = False,
 ) -> None:
     """Read every image once: counts, unreadable files, leaks between splits, class names, imbalance. Code 2 if training cannot start.
 
     With --root, first what differs from the published form of a data set of the catalogue: what is missing, and where people get it.
     """
     declared = _declared(data, root, as_json)
-    dataset = load(data, root=root, seed=split_seed, val_share=val_share, test_share=test_share)
+    dataset = load(data, root=root, seed=split_seed, val_share=val_share, test_share=test_share, allow_outside=allow_outside)
     with shared.counting("reading images") as on_image:
         found = survey(dataset, on_image)
     if as_json:
@@ -76,7 +76,7 @@ def counts_table(found: Survey) -> Table:
     for split, counts in found.counts.items():
         filled = sorted((count, name) for count, name in zip(counts, found.class_names[split], strict=True) if count)
         (few, rare), (many, common) = filled[0], filled[-1]
-        table.add_row(split, str(sum(counts)), str(len(filled)), f"{few} ({_plain(rare)})", f"{many} ({_plain(common)})")
+        table.add_row(split, str(sum(counts)), str(len(filled)), f"{few} ({shared.plain(rare)})", f"{many} ({shared.plain(common)})")
     return table
 
 
@@ -92,15 +92,10 @@ def _forms(found: Survey) -> str:
 def _tell(findings: Sequence[Finding]) -> None:
     for finding in findings:
         colour = _COLOURS[finding.level]
-        shared.console.print(f"[{colour}]{finding.level}[/{colour}] {_plain(finding.text)}", highlight=False, soft_wrap=True)
+        shared.console.print(f"[{colour}]{finding.level}[/{colour}] {shared.plain(finding.text)}", highlight=False, soft_wrap=True)
         for path in finding.paths[:MOST_PATHS]:
-            shared.console.print(f"  {_plain(path)}", highlight=False, soft_wrap=True)
+            shared.console.print(f"  {shared.plain(path)}", highlight=False, soft_wrap=True)
         if len(finding.paths) > MOST_PATHS:
             shared.console.print(f"  and {len(finding.paths) - MOST_PATHS} more (all with --json)", highlight=False)
     if not findings:
         shared.console.print("[green]nothing to mend[/green]")
-
-
-def _plain(text: str | Path) -> str:
-    """As text that any terminal can show: a file's name need not be valid Unicode, and its brackets are no markup."""
-    return escape(str(text).encode("utf-8", "replace").decode())

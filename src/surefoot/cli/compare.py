@@ -77,6 +77,7 @@ def compare(
     val_share: shared.ValShare = None,
     test_share: shared.TestShare = 0.15,
     skip_unreadable: shared.SkipUnreadable = False,
+    allow_outside: shared.AllowOutside = False,
     set_: shared.Set = None,
 ) -> None:
     """Fine-tune by several methods and seeds, and show what each gains in distribution and costs elsewhere, along WiSE-FT's alpha."""
@@ -88,7 +89,7 @@ def compare(
     settings = resolve(data, recipe, set_, **given, shots=min(counts, default=None), corruptions=corruptions, references=shares)
     options = DataOptions(
         data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
-        base_to_new=base_to_new, anchors=anchors, root=root, templates=settings.templates,
+        base_to_new=base_to_new, anchors=anchors, root=root, templates=settings.templates, allow_outside=allow_outside,
     )  # fmt: skip
     job = shared.job(options, settings, device, watch)
     dataset = shared.opened(options)

@@ -22,6 +22,7 @@ from surefoot.job import DataOptions, Job
 from surefoot.watching import require
 
 _COMMA = re.compile(r",(?![^\[\]]*\])")  # not one inside brackets, as in lp+l2=[1e-3,1e-4]
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 _Number = TypeVar("_Number", int, float)
 
 console = Console()
@@ -72,6 +73,12 @@ Watch = Annotated[
     str | None,
     typer.Option(help="Boards that show the runs as they go on: tensorboard, wandb (WANDB_MODE=offline for no network), comma-separated."),
 ]
+AllowOutside = Annotated[
+    bool,
+    typer.Option(
+        "--allow-outside", help="Let a manifest, or links and lists in a folder, lead to images outside of it. Only data you trust."
+    ),
+]
 SkipUnreadable = Annotated[bool, typer.Option("--skip-unreadable", help="Leave images out that cannot be read, and count them.")]
 
 
@@ -94,6 +101,17 @@ def counting(what: str) -> Iterator[Callable[[int, int], None]]:
     with bar() as progress:
         task = progress.add_task(what, total=None)
         yield lambda done, total: progress.update(task, completed=done, total=total)
+
+
+def plain(text: str | Path) -> str:
+    """As text that any terminal can show: a file's name need not be valid Unicode, its brackets are no markup, and what would steer the
+    terminal is shown as a mark.
+
+    Examples:
+        >>> plain("a\\x1b]0;title\\x07b [red]")
+        'a\ufffd]0;title\ufffdb \\\\[red]'
+    """
+    return escape(_CONTROLS.sub("\ufffd", str(text).encode("utf-8", "replace").decode()))
 
 
 def names(text: str | None) -> list[str] | None:
@@ -148,7 +166,7 @@ def check_folder(folder: Path) -> None:
 def tell_notes(dataset: Dataset) -> None:
     """How the splits were made, how many images were skipped, and what else there is to know of the data."""
     for note in dataset.notes:
-        errors.print(escape(note.encode("utf-8", "replace").decode()), soft_wrap=True, highlight=False)
+        errors.print(plain(note), soft_wrap=True, highlight=False)
 
 
 def opened(options: DataOptions, *, anchors: bool = True) -> Dataset:
@@ -163,7 +181,7 @@ def next_comparison(options: DataOptions, model: str | None = None) -> str:
     """The command that trains with anchors: the same data, cut in the same way, and the same model."""
     usual = DataOptions(data=options.data)
     words = [] if model is None else ["--model", model]
-    for name in ("root", "anchors", "split_seed", "val_share", "test_share", "base_to_new", "skip_unreadable"):
+    for name in ("root", "anchors", "split_seed", "val_share", "test_share", "base_to_new", "skip_unreadable", "allow_outside"):
         if (value := getattr(options, name)) != getattr(usual, name):
             words += [f"--{name.replace('_', '-')}"] + ([] if value is True else [str(value)])
     return shlex.join(["surefoot", "compare", options.data, "--methods", "flyp,arf", *words])

@@ -44,6 +44,7 @@ def evaluate(
     val_share: shared.ValShare = None,
     test_share: shared.TestShare = 0.15,
     skip_unreadable: shared.SkipUnreadable = False,
+    allow_outside: shared.AllowOutside = False,
 ) -> None:
     """Judge a fine-tuned model and its zero-shot start on a data set. Its own classes are answered by its head, others by their names."""
     shared.check_folder(out)
@@ -52,7 +53,8 @@ def evaluate(
     chosen = pick_precision(precision or (trained_in if trained_in in ("fp32", "tf32") else "auto"), pick_device(device))
     bundle.model.precision = chosen
     options = DataOptions(
-        data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable, root=root
+        data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable, root=root,
+        allow_outside=allow_outside,
     )  # fmt: skip
     with shared.counting("reading images") as on_image:
         dataset = options.open(on_image)

@@ -22,6 +22,7 @@ from surefoot.compare import Comparison, Plan
 from surefoot.data import Dataset
 from surefoot.distributed import is_first
 from surefoot.errors import SettingError
+from surefoot.guard import parse_json, read_text
 from surefoot.job import DataOptions, Job
 from surefoot.methods import wise_ft
 from surefoot.model import pick_device
@@ -60,22 +61,22 @@ def fit(
     val_share: shared.ValShare = None,
     test_share: shared.TestShare = 0.15,
     skip_unreadable: shared.SkipUnreadable = False,
+    allow_outside: shared.AllowOutside = False,
     set_: shared.Set = None,
 ) -> None:
     """Fine-tune on a folder of images. OUT/model is the classifier, OUT/report what it gained and what it cost."""
     coefficient = _alpha(alpha, method)
     _check(out, minutes, device)
-    settings = resolve(data, recipe, set_, model=model, methods=None if method is None else [method], seeds=[seed], precision=precision)
+    settings = resolve(data, recipe, set_, model=model, methods=[method] if method else None, seeds=[seed], precision=precision)
     options = DataOptions(
         data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
-        anchors=anchors, root=root, templates=settings.templates,
+        anchors=anchors, root=root, templates=settings.templates, allow_outside=allow_outside,
     )  # fmt: skip
     if method is not None and not settings.plan.tuned:
         raise SettingError(f"{method} trains nothing, so there is nothing to fit. Give another --method, or leave it out.")
     job = _at(coefficient, shared.job(options, settings, device, watch))
     dataset = shared.opened(options)
-    own = sorted({*config.parse_assignments(set_ or []), *(config.read_recipe(recipe).get("training", {}) if recipe else ())})
-    asked = {"data": dataset.fingerprint(), "method": method, "minutes": minutes, "given": own, "job": _asked(job)}
+    asked = {"data": dataset.fingerprint(), "method": method, "minutes": minutes, "given": _given(set_, recipe), "job": _asked(job)}
     advice = _advice(job, dataset, out, asked)
     for sentence in advice["reasons"]:
         shared.console.print(f"- {escape(sentence)}", soft_wrap=True)
@@ -92,12 +93,19 @@ def _at(coefficient: float | None, job: Job) -> Job:
     return job if coefficient is None else job.at(tuple(sorted({*job.plan.alphas, coefficient})))
 
 
+def _given(assignments: list[str] | None, recipe: str | None) -> list[str]:
+    """The training settings that the user set."""
+    return sorted({*config.parse_assignments(assignments or []), *(config.read_recipe(recipe).get("training", {}) if recipe else ())})
+
+
 def _asked(job: Job) -> dict[str, Any]:
     """The job as it is compared with the one before; what was not known then is named where it is not as it was."""
     found: dict[str, Any] = json.loads(json.dumps(asdict(job)))
     del found["watch"]
     if found["data"]["templates"] == "own":
         del found["data"]["templates"]
+    if not found["data"]["allow_outside"]:
+        del found["data"]["allow_outside"]
     return found
 
 
@@ -132,7 +140,7 @@ def _advice(job: Job, dataset: Dataset, out: Path, asked: Mapping[str, Any]) -> 
     """What was advised for the same question before, so that an interrupted run goes on; measured now otherwise."""
     path = out / ADVICE
     try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored = parse_json(read_text(path))
     except (FileNotFoundError, ValueError):  # none yet, or one that was cut off
         stored = None
     if isinstance(stored, dict) and stored.get("asked") == asked:

@@ -13,6 +13,7 @@ from surefoot.cli import console as shared
 from surefoot.cli.export import Overwrite
 from surefoot.errors import MissingDataError, SettingError
 from surefoot.foreign import convert
+from surefoot.guard import read_text
 from surefoot.model import imagenet_class_names, templates_named
 
 PLAIN = ("a photo of a {}.",)
@@ -54,7 +55,7 @@ def _names(classes: str) -> list[str]:
     if not path.is_file():
         raise MissingDataError(f"--classes is '{classes}', and there is no such file. Give a text file with one name a line, or imagenet.")
     try:
-        names = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+        names = [line.strip() for line in read_text(path).splitlines()]
     except UnicodeDecodeError as error:
         raise SettingError(f"{path} is no UTF-8 text ({error}). Save it so.") from error
     if not names or not all(names):

@@ -12,7 +12,6 @@ from typing import Annotated, TextIO
 
 import typer
 from rich import box
-from rich.markup import escape
 from rich.table import Column, Table
 
 from surefoot.bundle import load_bundle
@@ -71,7 +70,7 @@ def _show(found: Sequence[Answer], names: Sequence[str], top: int) -> None:
             str(answer.path.absolute().relative_to(above)),
             *([f"{names[k]} {100 * answer.probability[k]:.1f}%" for k in best] or [answer.error]),
         )
-        table.add_row(*(escape(cell.encode("utf-8", "replace").decode()) for cell in cells))
+        table.add_row(*(shared.plain(cell) for cell in cells))
     shared.console.print(table)
     if len(found) > SHOWN:
         shared.console.print(f"and {len(found) - SHOWN} more; --out answers.csv holds all of them")

@@ -96,24 +96,31 @@ def command(name: str) -> Callable[..., None]:
         val_share: Annotated[float | None, typer.Option(help=_VAL[domains])] = DOMAIN_VAL_SHARE if domains else None,
         test_share: Annotated[float | None, typer.Option(help=_TEST, hidden=domains)] = None if domains else TEST_SHARE,
         skip_unreadable: shared.SkipUnreadable = False,
+        allow_outside: shared.AllowOutside = False,
         set_: shared.Set = None,
     ) -> None:
-        shared.check_folder(out)
-        pick_device(device)
-        if domains and test_share is not None:
-            raise SettingError(_NO_TEST.format(test_share))
+        _check(out, device, test_share if domains else None)
         given = {"model": model, "precision": precision, "methods": shared.names(methods), "seeds": shared.numbers(seeds, "--seeds")}
         listed = None if alphas is None else shared.fractions(alphas, "--alphas")
         settings = resolve(data[0], recipe, set_, **given, alphas=listed, usual=kind.usual)
         options = DataOptions(
             data=data[0], root=root, split_seed=split_seed, skip_unreadable=skip_unreadable, fewer=fewer, templates=settings.templates,
             val_share=None if domains else val_share, test_share=TEST_SHARE if test_share is None else test_share,
+            allow_outside=allow_outside,
         )  # fmt: skip
         job, own = shared.job(options, settings, device, watch), [replace(options, data=one) for one in data]
         _run(name, own, job, shared.numbers(shots, "--shots") or (), out, trials, space, val_share if domains else None)
 
     run.__name__, run.__doc__ = name, SUMMARIES[name]
     return run
+
+
+def _check(out: Path, device: str, no_test: float | None) -> None:
+    """What can be wrong before anything is read; `no_test` is a share of test images where there are none."""
+    shared.check_folder(out)
+    pick_device(device)
+    if no_test is not None:
+        raise SettingError(_NO_TEST.format(no_test))
 
 
 COMMANDS = {command(name): example for name, example in EXAMPLES.items()}

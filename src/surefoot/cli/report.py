@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,10 +9,11 @@ import typer
 from rich.markup import escape
 
 from surefoot import records
-from surefoot.bundle import CARD
+from surefoot.bundle import CARD, read_card
 from surefoot.cli.console import console
 from surefoot.distributed import is_first
 from surefoot.folders import put_text
+from surefoot.guard.texts import SMALL, read_bytes
 from surefoot.report import (
     frontier_column,
     frontier_svg,
@@ -71,18 +71,18 @@ def delivered(folder: Path, found: list[records.Record]) -> list[str]:
     """What the classifier that `fit` left in model/ is, and how it does beside the zero-shot model; nothing for a comparison."""
     if not (folder / "model" / CARD).is_file():
         return []
-    card = json.loads((folder / "model" / CARD).read_text(encoding="utf-8"))
+    card = read_card(folder / "model")
     at = {(r.method, r.alpha): r for r in found if isinstance(r, records.Evaluation)}
-    own, zero = at.get((card["method"], card["alpha"])), at.get(("zero_shot", 0.0))
+    own, zero = at.get((card.method, card.alpha)), at.get(("zero_shot", 0.0))
     if own is None or zero is None:
         return []
     columns = ["test", *([column] if (column := frontier_column(found)) else [])]
     figures = "; ".join(f"{header(c)} {100 * own.accuracy[c]:.1f}% (zero-shot {100 * zero.accuracy[c]:.1f}%)" for c in columns)
-    return [f"The classifier in model/ is {display_name(card['method'])} at α = {card['alpha']:g}: {figures}."]
+    return [f"The classifier in model/ is {display_name(card.method)} at α = {card.alpha:g}: {figures}."]
 
 
 def command_of(folder: Path, *parts: str) -> str:
     """The command that made the records of a folder, as it was noted there or in one of its parts, whichever was noted last."""
     noted = [path for path in (folder / COMMAND, *(folder / part / COMMAND for part in parts)) if path.is_file()]
     last = max(noted, key=lambda path: path.stat().st_mtime, default=None)
-    return last.read_text(encoding="utf-8", errors="replace").strip() if last else f"surefoot report {folder}"
+    return read_bytes(last, most=SMALL).decode("utf-8", "replace").strip() if last else f"surefoot report {folder}"

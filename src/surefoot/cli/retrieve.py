@@ -65,6 +65,7 @@ def retrieve(
     val_share: shared.ValShare = None,
     test_share: shared.TestShare = 0.15,
     skip_unreadable: shared.SkipUnreadable = False,
+    allow_outside: shared.AllowOutside = False,
 ) -> None:
     """Find the image-text pairs of a pool whose texts are nearest to each training image. Embeddings are cached as they arise."""
     if batch_size < 1:
@@ -73,13 +74,13 @@ def retrieve(
     settings, place = resolve(data, None, None, model=model, precision=precision), pick_device(device)
     options = DataOptions(
         data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
-        base_to_new=base_to_new, anchors=anchors, root=root,
+        base_to_new=base_to_new, anchors=anchors, root=root, allow_outside=allow_outside,
     )  # fmt: skip
     folder = options.anchors_folder
     with alone(folder, "retrieve", "--anchors", KEPT):  # asked before hours are spent on what would go there
         dataset = shared.opened(options, anchors=False)
         left_out = () if without is None else _left_out(without, dataset)
-        whole, pool = _pools(candidates, skip_broken, None if without is None else left_out)
+        whole, pool = _pools(candidates, skip_broken, allow_outside, None if without is None else left_out)
         check(k, len(pool), index)
         pre_trained = load_model(settings.model, device=place, precision=pick_precision(settings.precision, place))
         found = _found(pre_trained, dataset, whole, pool, k, index, batch_size)
@@ -91,10 +92,10 @@ def retrieve(
     shared.console.print(f"Next: {escape(shared.next_comparison(options, model))}", soft_wrap=True, highlight=False)
 
 
-def _pools(candidates: str, skip_broken: bool, left_out: tuple[str, ...] | None) -> tuple[Pool, Pool]:
+def _pools(candidates: str, skip_broken: bool, allow_outside: bool, left_out: tuple[str, ...] | None) -> tuple[Pool, Pool]:
     """The pool as it is, and without what is left out."""
     with shared.counting("reading shards") as on_shard:
-        whole = open_pool(candidates, skip_broken=skip_broken, on_shard=on_shard)
+        whole = open_pool(candidates, skip_broken=skip_broken, allow_outside=allow_outside, on_shard=on_shard)
     pool = whole if left_out is None else whole.without(left_out)
     _tell(*pool.notes)
     return whole, pool

@@ -22,10 +22,11 @@ def shards(
     split_seed: shared.SplitSeed = 0,
     val_share: shared.ValShare = None,
     test_share: shared.TestShare = 0.15,
+    allow_outside: shared.AllowOutside = False,
 ) -> None:
     """Write a data set as webdataset shards, images as they are and in the same order; --out can be given wherever DATA can."""
     shared.check_folder(out)
-    dataset = load(data, root=root, seed=split_seed, val_share=val_share, test_share=test_share)
+    dataset = load(data, root=root, seed=split_seed, val_share=val_share, test_share=test_share, allow_outside=allow_outside)
     shared.tell_notes(dataset)
     with shared.counting("packing images") as on_image:
         number = pack(dataset, out, per_shard=images_per_shard, on_image=on_image)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
@@ -15,7 +14,7 @@ from rich.markup import escape
 
 from surefoot import records
 from surefoot import soup as soups
-from surefoot.bundle import CARD, save_bundle
+from surefoot.bundle import CARD, Card, read_card, save_bundle
 from surefoot.cli import console as shared
 from surefoot.cli.report import COMMAND, write_report
 from surefoot.compare import choices, description, differences, evaluation
@@ -131,9 +130,8 @@ def _standing(out: Path) -> Runs | None:
     return collect(stored) if any(isinstance(record, records.Evaluation) for record in stored) else None
 
 
-def _card(out: Path) -> Mapping[str, Any]:
-    path = out / "model" / CARD
-    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _card(out: Path) -> Card | None:
+    return read_card(out / "model") if (out / "model" / CARD).is_file() else None
 
 
 def _check_out(out: Path, first: Ingredient) -> None:
@@ -144,8 +142,8 @@ def _check_out(out: Path, first: Ingredient) -> None:
         DataError: results on other data or of another pre-trained model are there.
     """
     card, standing = _card(out), _standing(out)
-    if card and card["method"] not in soups.NAMES.values():
-        raise SettingError(f"{out / 'model'} holds a classifier of {card['method']}, which stays. Give another folder by --out.")
+    if card and card.method not in soups.NAMES.values():
+        raise SettingError(f"{out / 'model'} holds a classifier of {card.method}, which stays. Give another folder by --out.")
     for record in standing.evaluations() if standing else ():
         if any(record.provenance.get(key) != value for key, value in first.origin.items()):
             raise DataError(f"{out} holds results on other data than {first.name}, or of another model. Give another folder by --out.")
@@ -160,7 +158,8 @@ def _is_finished(out: Path, settings: Mapping[str, Any], alphas: Sequence[float]
     whole = all((out / point.answers).is_file() for point in run.points.values())
     made = run.points[1.0].settings
     same = all(made.get(key) == value for key, value in settings.items() if key != "ingredients")  # a greedy soup keeps some
-    return whole and same and _card(out).get("origin", {}).get("settings") == made
+    card = _card(out)
+    return whole and same and card is not None and card.origin.get("settings") == made
 
 
 def _opened(job: Job, first: Ingredient) -> tuple[Dataset, ImageTextModel]:

@@ -19,6 +19,7 @@ from surefoot.advise import duration
 from surefoot.cli import console as shared
 from surefoot.cli.report import COMMAND
 from surefoot.errors import MissingDataError
+from surefoot.guard.texts import SMALL, read_bytes
 from surefoot.job import FILE, Job
 from surefoot.report.runs import display_name
 from surefoot.tune import TRIALS
@@ -75,14 +76,15 @@ def page(folder: Path) -> Group:
         and not any(one.state == "running" for one in found)
         and any(one.left or one.state in ("stopped", "killed") for one in found)
     ):
-        parts.append(Text(f"Go on: {noted.read_text(encoding='utf-8', errors='replace').strip()}"))
+        said = read_bytes(noted, most=SMALL).decode("utf-8", "replace").strip()
+        parts.append(Text(f"Go on: {said}"))
     return Group(*parts)
 
 
 def trials(folder: Path) -> Iterator[tuple[str, int]]:
     """Finished runs of a search below a folder, by method."""
     for path in sorted(folder.glob(f"tune/*/{TRIALS}")):
-        yield path.parent.name, path.read_bytes().count(b"\n")
+        yield path.parent.name, read_bytes(path).count(b"\n")
 
 
 def _of(one: Status) -> Iterator[Table | Text]:

@@ -75,26 +75,43 @@ def tune(
     val_share: shared.ValShare = None,
     test_share: shared.TestShare = 0.15,
     skip_unreadable: shared.SkipUnreadable = False,
+    allow_outside: shared.AllowOutside = False,
     set_: shared.Set = None,
 ) -> None:
     """Search a method's settings within a budget, by ID validation alone; OUT/tuned.toml is a recipe with what was chosen."""
-    require_optuna()
-    shared.check_folder(out)
+    _check(out)
     place, listed = pick_device(device), shared.numbers(seeds, "--seeds")
     settings = resolve(data, recipe, set_, model=model, precision=precision, methods=[method], seeds=listed, shots=shots)
     ranges = parse_space(space) if space else _free(settings.plan, method, set_ or [])
-    found = load(data, root=root, seed=split_seed, val_share=val_share, test_share=test_share, templates=settings.templates)
-    dataset = opened(base_half(found) if base_to_new else found, skip_unreadable)
-    dataset = attach(dataset, DataOptions(data=data, root=root, anchors=anchors).anchors_folder)
-    shared.tell_notes(dataset)
+    options = DataOptions(
+        data=data, root=root, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
+        anchors=anchors, templates=settings.templates, allow_outside=allow_outside,
+    )  # fmt: skip
+    dataset = _opened(options, base_to_new)
     pre_trained = load_model(settings.model, device=place, precision=pick_precision(settings.precision, place))
     with Display() as display:
         tuned = search(
             method, pre_trained, dataset, settings.plan, out, trials=trials, minutes=minutes, space=ranges, select_on=select_on,
             seed=search_seed, num_seeds=seeds_per_trial, watcher=display, command="surefoot " + shlex.join(sys.argv[1:]),
         )  # fmt: skip
-    shared.console.print(table(tuned))
-    tell(tuned, data, root, settings.templates)
+    tell(tuned, options)
+
+
+def _check(out: Path) -> None:
+    """What can be wrong before anything is read."""
+    require_optuna()
+    shared.check_folder(out)
+
+
+def _opened(options: DataOptions, base_to_new: bool) -> Dataset:
+    """Train and val of the data, or of the first half of their classes, with the anchors."""
+    found = load(
+        options.data, root=options.root, seed=options.split_seed, val_share=options.val_share, test_share=options.test_share,
+        templates=options.templates, allow_outside=options.allow_outside,
+    )  # fmt: skip
+    dataset = attach(opened(base_half(found) if base_to_new else found, options.skip_unreadable), options.anchors_folder)
+    shared.tell_notes(dataset)
+    return dataset
 
 
 def _free(plan: Plan, method: str, assignments: list[str]) -> Mapping[str, Any]:
@@ -194,16 +211,18 @@ def _cell(value: object) -> str:
     return "none" if value is None else str(value)
 
 
-def tell(tuned: Tuned, data: str, root: str | None = None, templates: str = "own") -> None:
-    """What was chosen and why, where it stands, and what to do with it."""
+def tell(tuned: Tuned, options: DataOptions) -> None:
+    """The trials; what was chosen and why, where it stands, and what to do with it."""
+    shared.console.print(table(tuned))
     chosen, best = tuned.chosen, tuned.argmax
-    prompts = [] if templates == "own" else ["--set", f"templates={templates}"]
+    more = [*(["--root", options.root] if options.root else []), *["--allow-outside"] * options.allow_outside]
+    more += [] if options.templates == "own" else ["--set", f"templates={options.templates}"]
     beside = "" if chosen == best else f" Validation cannot tell it from the best, trial {best.number}."
     lines = [f"Trial {trial.number} failed: {trial.failure}" for trial in tuned.trials if trial.failure]
     lines += [
         f"Trial {chosen.number} is chosen: {RULE}.{beside} Trial 0 has the settings that were given.",
         f"Recipe: {tuned.recipe}",
-        "Next: " + shlex.join(["surefoot", "compare", data, *(["--root", root] if root else []), "--recipe", str(tuned.recipe), *prompts]),
+        "Next: " + shlex.join(["surefoot", "compare", options.data, "--recipe", str(tuned.recipe), *more]),
     ]
     for line in lines:
         shared.console.print(escape(line), soft_wrap=True, highlight=False)

@@ -23,6 +23,7 @@ from surefoot.data.layout import Dataset
 from surefoot.data.subsets import few_shot
 from surefoot.distributed import is_first, num_processes, wait
 from surefoot.errors import DataError, SettingError, TrainingError
+from surefoot.guard import made, parse_json
 from surefoot.identity import weights_hash
 from surefoot.methods import get, wise_ft
 from surefoot.methods.reference import REFERENCE, reference
@@ -196,9 +197,9 @@ class Comparison:
             path.with_suffix(".resume").unlink(missing_ok=True)  # also that of a run that was killed after its weights were written
         try:
             with safe_open(path, framework="pt") as stored:
-                record = records.Trained(**json.loads(stored.metadata()["trained"]))
+                record = made(records.Trained, parse_json((stored.metadata() or {})["trained"]))
                 state = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError) as error:
+        except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise TrainingError(f"{path} cannot be read ({error}). Delete the file, and the run is trained again.") from error
         if not any(r == record for r in records.read(self.folder)):
             records.append(self.folder, record)

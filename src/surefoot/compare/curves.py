@@ -7,7 +7,6 @@ of methods that train both towers: what the text tower's part in the ensemble ad
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -25,6 +24,7 @@ from surefoot.compare.plan import Plan, Watcher
 from surefoot.data.images import Budget, Images
 from surefoot.data.layout import Dataset
 from surefoot.errors import TrainingError, unknown_name
+from surefoot.guard import parse_json
 from surefoot.heads import LinearHead
 from surefoot.methods.wise_ft import wise_ft
 from surefoot.objective import Method
@@ -348,7 +348,7 @@ def _load(start: Mapping[str, Tensor], path: Path) -> State:
 def _read(path: Path, what_follows: str) -> State:
     try:
         return load_file(path)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, RuntimeError) as error:
         raise TrainingError(f"{path} cannot be read ({error}). Delete the file, and {what_follows}.") from error
 
 
@@ -356,7 +356,7 @@ def _epochs_of(weights: Path) -> list[float]:
     """The validated epochs of the last stage of a run that is stored; none where it is not, or cannot be read."""
     try:
         with safe_open(weights, framework="pt") as stored:
-            history: Sequence[Mapping[str, float]] = json.loads(stored.metadata()["trained"])["history"]
-    except (SafetensorError, OSError):
+            history: Sequence[Mapping[str, float]] = parse_json((stored.metadata() or {})["trained"])["history"]
+        return [float(row["epoch"]) for row in history if row["stage"] == history[-1]["stage"]]
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, RuntimeError):
         return []
-    return [float(row["epoch"]) for row in history if row["stage"] == history[-1]["stage"]]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from surefoot.errors import DataError, SettingError, unknown_name
+from surefoot.guard.texts import SMALL, parse_toml, read_text
 from surefoot.prompts import check_template
 
 _KEYS = ("name", "id_context", "templates", "contexts", "class_names")
@@ -23,7 +24,7 @@ def read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        config = tomllib.loads(path.read_text(encoding="utf-8"))
+        config = parse_toml(read_text(path, most=SMALL))
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
     except tomllib.TOMLDecodeError as error:

@@ -80,6 +80,7 @@ def load(
     val_share: float | None = None,
     test_share: float = splits.TEST_SHARE,
     templates: str = "own",
+    allow_outside: bool = False,
 ) -> Dataset:
     """A data set by its name, a folder in the standard layout, or a manifest; val and test are split off train if missing.
 
@@ -91,6 +92,8 @@ def load(
             catalogue the share that it declares (2% of ImageNet).
         test_share: the same for test.
         templates: "clip" takes CLIP's own prompts for a data set of the catalogue that has others; nothing else has any but its "own".
+        allow_outside: let a manifest, and links and lists in a folder, lead to images outside of it. Without, data from elsewhere can
+            reach no other files. Links in data of the catalogue are followed in any case.
 
     Raises:
         MissingDataError: neither a known name nor a folder nor a file; a name of the catalogue without a root, or with a wrong one.
@@ -111,9 +114,9 @@ def load(
     elif str(name_or_path) in UNSEEN:
         found = _unseen(str(name_or_path))
     elif path.is_file():
-        found = open_manifest(path)
+        found = open_manifest(path, allow_outside=allow_outside)
     elif path.is_dir():
-        found = open_dataset(path)
+        found = open_dataset(path, allow_outside=allow_outside)
     else:
         raise _unknown(str(name_or_path), catalog.names())
     return splits.complete(found, seed=seed, val_share=splits.VAL_SHARE if val_share is None else val_share, test_share=test_share)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import struct
 import threading
@@ -17,16 +18,21 @@ from typing import TypeVar
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
 from torch import Tensor
 
 from surefoot.data.crops import RandomCrop
 from surefoot.data.shards import content, source
-from surefoot.errors import DataError, MissingDataError
+from surefoot.errors import DataError, MissingDataError, SurefootError
+from surefoot.guard.limits import PIXELS, USUAL, check_regular, limit
 
 KEEP_BYTES = 1 << 30
 AGAIN = "run the same command again; what is finished is kept."
 MOST_WORKERS = 8
+_AVIF = ("AVIF",) if "avif" in features.modules and features.check("avif") else ()
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *_AVIF)
+"""What is opened, whatever a file is called: no format whose reader starts another program (EPS), is rarely used, or reads other files."""
+LARGE = 1 << 25  # pixels; images beyond are decoded one at a time, however many threads read
 _ORIENTATION = 0x0112
 _TURN = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -55,6 +61,7 @@ class _Quiet:
 
     def __init__(self) -> None:
         self._lock, self._readers, self._caught = threading.Lock(), 0, warnings.catch_warnings()
+        self._pixels: int | None = None
 
     def __enter__(self) -> None:
         with self._lock:
@@ -63,15 +70,21 @@ class _Quiet:
                 self._caught = warnings.catch_warnings()
                 self._caught.__enter__()
                 warnings.filterwarnings("ignore", module=r"PIL\.")
+                self._pixels = Image.MAX_IMAGE_PIXELS
+                if (most := limit(PIXELS)) != USUAL[PIXELS]:
+                    Image.MAX_IMAGE_PIXELS = most // 2  # Pillow warns from there on, and raises at twice as many
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         with self._lock:
             self._readers -= 1
             if self._readers == 0:
                 self._caught.__exit__(kind, error, trace)
+                Image.MAX_IMAGE_PIXELS = self._pixels
 
 
 _quiet = _Quiet()
+_alone = threading.Lock()
+_no_lock: contextlib.AbstractContextManager[object] = contextlib.nullcontext()
 
 
 def read_image(path: Path, least: int | None = None) -> Image.Image:
@@ -89,15 +102,19 @@ def read_image(path: Path, least: int | None = None) -> Image.Image:
         MissingDataError: it is not there any more.
     """
     try:
-        with _quiet, Image.open(source(path)) as opened:
+        with _quiet, open_image(path) as opened:
             if least is not None:
                 opened.draft(None, (least, least))
-            opened.load()
-            return _rgb(_upright(opened), path)
-    except DataError:
+            with _alone if opened.width * opened.height > LARGE else _no_lock:
+                opened.load()
+                return _rgb(_upright(opened), path)
+    except SurefootError:
         raise
     except Image.DecompressionBombError as error:
-        raise DataError(f"{path} is too large to be read ({error}). Save it with fewer pixels; models see far fewer.") from error
+        raise DataError(
+            f"{path} is too large to be read ({error}). Save it with fewer pixels, as models see far fewer; or allow more by the "
+            f"environment variable {PIXELS}, such as {PIXELS}=400M."
+        ) from error
     except FileNotFoundError as error:
         raise MissingDataError(f"{path} is not there any more. Put it back, and {AGAIN}") from error
     except _DAMAGED as error:
@@ -107,6 +124,19 @@ def read_image(path: Path, least: int | None = None) -> Image.Image:
             raise DataError(f"{path} is a HEIC image, which is not supported. Convert it to JPEG.") from error
         reason = "no image format that is known" if isinstance(error, UnidentifiedImageError) else error  # its text repeats the path
         raise DataError(f"{path} cannot be read as an image ({reason}). Repair or remove the file.") from error
+
+
+def open_image(path: Path) -> Image.Image:
+    """A file, or a member of a tar file, as Pillow opens it: its head alone is read, and only formats of `FORMATS` are tried.
+
+    Raises:
+        DataError: it is no regular file, or a member of too many bytes.
+        UnidentifiedImageError, OSError and others of Pillow: it is no image that can be read.
+    """
+    found = source(path)
+    if isinstance(found, Path):
+        check_regular(found)
+    return Image.open(found, formats=FORMATS)
 
 
 def _upright(image: Image.Image) -> Image.Image:
@@ -135,7 +165,7 @@ def _eight_bits(image: Image.Image, path: Path) -> Image.Image:
 
     Mode I has no fixed range: values up to 255 are taken as 8-bit, up to 65535 as 16-bit.
     """
-    values = np.asarray(image).astype(np.int64)
+    values = np.asarray(image).astype(np.int32)  # holds all that both modes do
     lowest, highest = values.min(initial=0), values.max(initial=0)
     if lowest < 0 or highest > 65535:
         raise DataError(f"{path} holds values from {lowest} to {highest}, which have no fixed range. Save it as 8- or 16-bit.")

@@ -27,6 +27,7 @@ A class is called by its folder's name with `_` read as a space, unless dataset.
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -38,6 +39,7 @@ from surefoot.data.anchors import Anchors
 from surefoot.data.dataset_toml import check_class_names, class_name, read_config
 from surefoot.data.digest import digests
 from surefoot.errors import DataError, MissingDataError, unknown_name
+from surefoot.guard.places import check_inside
 
 _AVIF = {".avif"} if "avif" in features.modules and features.check("avif") else set()
 SUFFIXES = frozenset(
@@ -47,6 +49,7 @@ HEIC = frozenset({".heic", ".heif"})
 READ = f"Files that are read: {', '.join(sorted(SUFFIXES))}; convert HEIC photographs to JPEG."
 SPLITS = ("train", "val", "test")
 DEFAULT_TEMPLATES = ("a photo of a {}.", "a picture of a {}.", "an image of a {}.", "a {}.")
+_CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 _OTHER_NAMES = {
     "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "dev": "val",
     "test": "test", "testing": "test", "shift": "shifts", "shifts": "shifts", "unseen": "unseen",
@@ -177,16 +180,17 @@ class Dataset:
         return total.hexdigest()[:16]
 
 
-def open_dataset(root: Path) -> Dataset:
+def open_dataset(root: Path, *, allow_outside: bool = False) -> Dataset:
     """The images of a folder as it stands; nothing is decoded, and a missing val or test stays missing (`load` splits them off).
 
     Args:
         root: the folder that holds train/<class>/ (and val/, test/, shifts/, unseen/), or the class folders themselves.
+        allow_outside: let links and lists of shards in it lead out of it, as people share images among data sets.
 
     Raises:
         MissingDataError: no such folder, or no train in it.
         DataError: an empty split, fewer than two classes, a shift with a class that is not in train, a folder that is named almost like
-            a split, a broken dataset.toml.
+            a split, a broken dataset.toml, a link that leads out of the folder.
     """
     from surefoot.data.sharded import is_sharded, open_shards  # here, because sharded -> layout would be a circle
 
@@ -194,7 +198,7 @@ def open_dataset(root: Path) -> Dataset:
     if not root.is_dir():
         raise MissingDataError(f"There is no folder {root}. Give the folder that holds train/<class>/.")
     if is_sharded(root):
-        return open_shards(root)
+        return open_shards(root, allow_outside=allow_outside)
     config = read_config(root / "dataset.toml")
     train, folders, notes = _training_folders(root)
     known = tuple(folder.name for folder in folders)
@@ -212,6 +216,8 @@ def open_dataset(root: Path) -> Dataset:
         own = _folders(root / split)
         classes |= {folder.name for folder in own}
         splits[split] = _collect(split, list(enumerate(own)), tuple(class_name(config, folder.name) for folder in own), passed_over)
+    if not allow_outside:
+        check_inside(root, (path for split in splits.values() for path in split.paths), f"A link in {root}")
     check_class_names(root / "dataset.toml", config, classes)
     beside = [folder.name for folder in _folders(root) if folder.name not in _OTHER_NAMES and (train != root or folder not in folders)]
     if beside:
@@ -222,7 +228,14 @@ def open_dataset(root: Path) -> Dataset:
 def dataset_of(
     root: Path, name: str, config: Mapping[str, Any], class_names: tuple[str, ...], splits: Mapping[str, Split], notes: Iterable[str]
 ) -> Dataset:
-    """A data set with what its dataset.toml says; `name` is used where that says none."""
+    """A data set with what its dataset.toml says; `name` is used where that says none.
+
+    Raises:
+        DataError: a class whose name holds control characters, with which a terminal can be steered.
+    """
+    for called in {*class_names, *(one for split in splits.values() for one in split.class_names)}:
+        if _CONTROLS.search(called):
+            raise DataError(f"{root} has a class called {called!r}, which holds control characters. Rename it.")
     return Dataset(
         root=root,
         name=config.get("name") or name,

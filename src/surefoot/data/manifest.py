@@ -5,7 +5,8 @@
     photos/0002.jpg,granny,val,
     sketches/17.png,fuji,shifts/sketch,
 
-`path` is relative to the manifest's folder, or absolute. `split` is train, val, test, shifts/<name> or unseen/<name>; empty, or without the
+`path` is relative to the manifest's folder, and leads to a file in it; elsewhere, also by an absolute path or a link, only where the user
+allows it. `split` is train, val, test, shifts/<name> or unseen/<name>; empty, or without the
 column, it is train (and `surefoot.data.load` splits val and test off). `caption` is optional. A dataset.toml beside the manifest counts.
 """
 
@@ -14,9 +15,9 @@ from __future__ import annotations
 import csv
 import difflib
 import io
-import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +27,8 @@ from surefoot.data.dataset_toml import check_class_names, class_name, read_confi
 from surefoot.data.layout import SPLITS, Dataset, Split, dataset_of, listed, split_meant
 from surefoot.data.shards import is_there
 from surefoot.errors import DataError, MissingDataError
+from surefoot.guard import parse_json, read_text
+from surefoot.guard.places import check_inside
 
 COLUMNS = ("path", "class", "split", "caption")
 _MOST_NAMED = 10
@@ -44,21 +47,24 @@ class _Row:
     caption: str
 
 
-def open_manifest(path: Path) -> Dataset:
+def open_manifest(path: Path, *, allow_outside: bool = False) -> Dataset:
     """The images that a manifest lists, as it stands; nothing is decoded. Rows may stand in any order.
 
     Args:
         path: a .csv file with a header, or a .jsonl file with an object in each line.
+        allow_outside: let it name images outside of its folder, as a list of one's own often does.
 
     Raises:
         MissingDataError: no such file, or images that are not there (all of them together).
-        DataError: a row that is not what it must be, named by its line; multi-label data; fewer than two classes; a shift with a class
-            that is not in train.
+        DataError: a row that is not what it must be, named by its line; an image that lies elsewhere; multi-label data; fewer than two
+            classes; a shift with a class that is not in train.
     """
     path = Path(path)
     config = read_config(path.parent / "dataset.toml")
     entries, unread = _entries(path)
     rows = [_row(path, line, entry) for line, entry in entries]
+    if not allow_outside:
+        check_inside(path.parent, [row.path for row in rows], str(path))
     _check_paths(path, rows)
     seen = sorted({row.label for row in rows if row.split == "train"})
     if len(seen) < 2:
@@ -100,7 +106,7 @@ def _split(path: Path, name: str, rows: Sequence[_Row], labels: Sequence[str], c
 def _row(manifest: Path, line: int, entry: Mapping[str, Any]) -> _Row:
     where = f"{manifest}, line {line}"
     label = entry.get("class")
-    if isinstance(label, int) and not isinstance(label, bool):
+    if isinstance(label, int) and not isinstance(label, bool) and abs(label) < 1 << 63:
         label = str(label)
     if isinstance(label, list) or (isinstance(label, str) and re.search("[;|]", label)):
         raise DataError(
@@ -111,8 +117,9 @@ def _row(manifest: Path, line: int, entry: Mapping[str, Any]) -> _Row:
     for column in COLUMNS:
         value = label if column == "class" else entry.get(column)
         if value is not None and not isinstance(value, str):
-            raise DataError(f"{where}: {column} is {value!r}. Write a text.")
+            raise DataError(f"{where}: {column} is {repr(value)[:80]}. Write a text.")
         texts.append((value or "").strip())
+        _check_letters(f"{where}: {column}", texts[-1])
     path, label, split, caption = texts
     for column, value in (("path", path), ("class", label)):
         if not value:
@@ -123,6 +130,12 @@ def _row(manifest: Path, line: int, entry: Mapping[str, Any]) -> _Row:
         hint = f" Did you mean '{near}'?" if near else ""
         raise DataError(f"{where}: unknown split '{split}'.{hint} Allowed: {_ALLOWED}.")
     return _Row(line, manifest.parent / path, label, split, caption)
+
+
+def _check_letters(what: str, text: str) -> None:
+    """A text is one that can be shown and written: no control characters, no halves of characters (which JSON may hold)."""
+    if not text.isprintable() and (odd := [letter for letter in text if unicodedata.category(letter) in ("Cc", "Cs")]):
+        raise DataError(f"{what} holds the character {odd[0]!r}, which is no letter. Write the text without it.")
 
 
 def _check_paths(manifest: Path, rows: Sequence[_Row]) -> None:
@@ -160,7 +173,7 @@ def _entries(path: Path) -> tuple[list[tuple[int, Mapping[str, Any]]], list[str]
             "Give one, or the folder that holds train/<class>/."
         )
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        text = read_text(path, "utf-8-sig")
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
     entries = list(kinds[path.suffix.lower()](path, text))
@@ -191,8 +204,8 @@ def _json_lines(path: Path, text: str) -> Iterator[tuple[int, Mapping[str, Any]]
         if not content.strip():
             continue
         try:
-            entry = json.loads(content)
-        except json.JSONDecodeError as error:
+            entry = parse_json(content)
+        except ValueError as error:
             raise DataError(f"{path}, line {line} is not valid JSON: {error}. Write one object in each line.") from error
         if not isinstance(entry, dict):
             raise DataError(f'{path}, line {line} is no object. Write {{"path": "...", "class": "..."}}.')

@@ -15,8 +15,7 @@ import PIL
 from PIL import Image
 
 from surefoot.data.digest import digests, remember
-from surefoot.data.images import _DAMAGED, _quiet, _upright, read_image
-from surefoot.data.shards import source
+from surefoot.data.images import _DAMAGED, _quiet, _upright, open_image, read_image
 from surefoot.errors import DataError
 
 REDUCED_SIDE = 256
@@ -103,7 +102,7 @@ def _open(path: Path) -> tuple[dict[str, Any], Image.Image | None, tuple[int, in
     """
     form: dict[str, Any] = {}
     try:
-        with _quiet, Image.open(source(path)) as opened:
+        with _quiet, open_image(path) as opened:
             photograph = opened.format in ("JPEG", "MPO")  # MPO: a JPEG with further pictures behind it, as telephones write
             form = {"format": opened.format or "", "mode": opened.mode}
             form["animated"] = bool(getattr(opened, "is_animated", False)) and not photograph

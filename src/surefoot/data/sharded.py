@@ -22,7 +22,6 @@ may stand in KEY.json as "accepted", a list of numbers or names. Shards are read
 
 from __future__ import annotations
 
-import json
 import re
 import tomllib
 from collections import Counter
@@ -44,8 +43,10 @@ from surefoot.data.layout import (
     split_meant,
 )  # fmt: skip
 from surefoot.data.shards import COMPRESSED, Member, Shard, index
-from surefoot.data.streamed import LIST, NUM_SHARDS, folders_listed, shards_of
+from surefoot.data.streamed import LIST, NUM_SHARDS, folders_listed, local_places, shards_of
 from surefoot.errors import DataError, MissingDataError, SettingError, unknown_name
+from surefoot.guard.places import check_inside
+from surefoot.guard.texts import SMALL, parse_json, parse_toml, read_text
 from surefoot.prompts import check_template
 
 NAMES = "classnames.txt"
@@ -87,11 +88,12 @@ def is_sharded(root: Path) -> bool:
     return False
 
 
-def open_shards(root: Path) -> Dataset:
+def open_shards(root: Path, *, allow_outside: bool = False) -> Dataset:
     """The images of shards as they stand; nothing is decoded, and every tar is walked to its end mark.
 
     Args:
         root: the folder that holds train/*.tar.
+        allow_outside: let links and lists in it lead to shards elsewhere on this machine.
 
     Raises:
         MissingDataError: no train, no classnames.txt, a shard that nshards.txt counts and that is not there.
@@ -105,6 +107,8 @@ def open_shards(root: Path) -> Dataset:
     splits: dict[str, Split] = {}
     unread: dict[str, None] = {}
     for name in _names(root):
+        if not allow_outside:
+            check_inside(root, local_places(root / name), f"{root / name}")
         splits[name] = _set(root / name, name, config, known, unread)
     present = set(splits["train"].labels)
     if lacking := [called for label, called in enumerate(known) if label not in present]:
@@ -151,7 +155,7 @@ def _lines(path: Path) -> list[str]:
     if not path.is_file():
         return []
     try:
-        return [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().split("\n")]
+        return [line.strip() for line in read_text(path, "utf-8-sig").rstrip().split("\n")]
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
 
@@ -256,7 +260,7 @@ def _toml(path: Path, keys: Sequence[str]) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
+        found = parse_toml(read_text(path, most=SMALL))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DataError(f"{path} is not valid TOML: {error}.") from error
     for key in found:
@@ -344,8 +348,8 @@ def _json(shard: Shard, sample: _Sample) -> Mapping[str, Any]:
     if not (text := _text(shard, sample, ".json")):
         return {}
     try:
-        found = json.loads(text)
-    except (ValueError, RecursionError) as error:
+        found = parse_json(text)
+    except ValueError as error:
         raise DataError(f"{shard.path / sample.fields['.json'].name} is not valid JSON: {error}. Pack it again.") from error
     return found if isinstance(found, dict) else {}
 

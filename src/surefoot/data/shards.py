@@ -8,6 +8,7 @@ member's name, and no size that a header claims is believed.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import json
@@ -22,6 +23,7 @@ from pathlib import Path, PurePosixPath
 from typing import BinaryIO, NamedTuple, Protocol
 
 from surefoot.errors import DataError, MissingDataError
+from surefoot.guard.limits import check_image_size
 
 MOST_OPEN = 64  # files kept open at a time
 MOST_TEXT = 1 << 16  # bytes of a caption's or a label's file: what is longer is neither
@@ -119,8 +121,7 @@ def content(path: Path, most: int = -1) -> bytes:
     tar, name = found
     stamp, (offset, size) = _place(path, tar, name)
     size = min(size, most) if most >= 0 else size
-    if size > MOST_IMAGE:
-        raise DataError(f"{path} has {size} bytes, too many for an image. Repair or remove it.")
+    check_image_size(path, size)
     try:
         read = _pread(_file(tar), stamp, offset, size)
     except OSError as error:
@@ -154,8 +155,13 @@ def is_there(path: Path) -> bool:
     Raises:
         DataError: the tar is broken.
     """
-    if (found := member_of(path)) is None or not _is_had(_file(found[0])):
-        return found is None and path.is_file()
+    try:
+        if (found := member_of(path)) is None or not _is_had(_file(found[0])):
+            return found is None and path.is_file()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            return False
+        raise
     return found[1] in _placed(found[0], anew=True).images
 
 

@@ -16,6 +16,7 @@ from surefoot.data.layout import SUFFIXES, listed
 from surefoot.data.pictures import look
 from surefoot.data.shards import COMPRESSED, comes_from, index, is_streamed, lies_at
 from surefoot.errors import DataError, MissingDataError, SettingError
+from surefoot.guard.texts import SMALL, read_bytes, read_text
 
 log = logging.getLogger(__name__)
 
@@ -82,6 +83,12 @@ def shards_named(folder: Path) -> dict[str, str]:
     return {name: name if name in local else address for name, address in addresses.items()}
 
 
+def local_places(folder: Path) -> list[Path]:
+    """Where the shards of a set lie on this machine, those that are named by an address left out."""
+    named = [folder / address for address in shards_named(folder).values() if not is_remote(address)] if (folder / LIST).is_file() else []
+    return [*named, *local_shards(folder)]
+
+
 def local_shards(folder: Path) -> list[Path]:
     """The tar files in a folder, in natural order; hidden ones, such as macOS leaves, are none.
 
@@ -106,7 +113,7 @@ def read_list(path: Path) -> dict[str, str]:
         DataError: no text, no shard in it, two of one name, or what is no tar.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in read_text(path, "utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error}). Save it as UTF-8.") from error
     called: dict[str, str] = {}
@@ -185,7 +192,7 @@ def _check_number(folder: Path, tars: Sequence[Path]) -> None:
     path = folder / NUM_SHARDS
     if not path.is_file():
         return
-    text = path.read_text(encoding="utf-8", errors="replace").strip()
+    text = read_bytes(path, most=SMALL).decode("utf-8", "replace").strip()
     if not re.fullmatch(r"[0-9]{1,7}", text):
         raise DataError(f"{path} holds {text[:20]!r}. Write the number of .tar files in {folder}, or remove the file.")
     names, count = [tar.name for tar in tars], int(text)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from surefoot.errors import DataError
+from surefoot.guard.texts import SMALL, parse_json, read_bytes
 
 log = logging.getLogger(__name__)
 
@@ -79,7 +80,7 @@ class Holder:
 def holder(folder: Path, command: str) -> Holder | None:
     """Who holds a folder for a command by `alone`; None if nobody does, or nobody that says its name."""
     try:
-        owner = json.loads(_text(folder / f".{command}.lock") or "")
+        owner = parse_json(_text(folder / f".{command}.lock") or "")
         pid, host = int(owner["pid"]), str(owner["host"])
     except (ValueError, TypeError, KeyError):
         return None
@@ -107,7 +108,7 @@ def _take_away(lock: Path, command: str, option: str) -> None:
     if text is None:
         return
     try:
-        owner = json.loads(text)
+        owner = parse_json(text)
         pid, host, doing = int(owner["pid"]), str(owner["host"]), str(owner.get("doing", command))
     except (ValueError, TypeError, KeyError):
         pid, host, doing = 0, "", command
@@ -151,6 +152,6 @@ def _runs(pid: int) -> bool:
 
 def _text(path: Path) -> str | None:
     try:
-        return path.read_text(encoding="utf-8", errors="replace")
+        return read_bytes(path, most=SMALL).decode("utf-8", "replace")
     except FileNotFoundError:
         return None

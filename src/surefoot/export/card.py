@@ -14,6 +14,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from surefoot import records
 from surefoot.bundle import Bundle, Card
 from surefoot.errors import DataError
+from surefoot.guard.texts import SMALL, read_bytes
 from surefoot.records import Described, Evaluation, Record
 from surefoot.report import frontier_column, frontier_svg, markdown, rows
 from surefoot.report.runs import collect, display_name
@@ -79,7 +80,7 @@ def licence_of(base: str) -> str | None:
     readme = Path(folder) / README
     if prefix not in ("local-dir", "hf-dir") or not readme.is_file():
         return None
-    front = re.match(r"---\n(.*?)\n---", readme.read_text(encoding="utf-8", errors="replace"), re.S)
+    front = re.match(r"---\n(.*?)\n---", read_bytes(readme, SMALL).decode("utf-8", "replace"), re.S)
     said = _LICENCE.search(front.group(1)) if front else None
     return said.group(1) if said else None
 
@@ -103,7 +104,7 @@ def _settings(origin: Mapping[str, Any]) -> dict[str, str]:
 def _seeds(found: Sequence[Record], card: Card) -> str:
     """The seed of these weights, and all seeds that the table is a mean over."""
     others = sorted({r.seed for r in found if isinstance(r, Evaluation) and r.method == card.method})
-    return f"{card.origin.get('seed', 'not recorded')}" + (f"; the table is over the seeds {others}" if len(others) > 1 else "")
+    return plain(card.origin.get("seed", "not recorded")) + (f"; the table is over the seeds {others}" if len(others) > 1 else "")
 
 
 def _versions(origin: Mapping[str, Any]) -> str:

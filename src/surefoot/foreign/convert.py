@@ -32,8 +32,9 @@ from surefoot.errors import DataError, ModelError, SettingError
 from surefoot.folders import check_apart, check_free, whole_folder
 from surefoot.foreign import archive
 from surefoot.foreign.modules import Found, find
+from surefoot.guard.weights import CONFIG, WEIGHTS
 from surefoot.heads import class_weight, prompt_embeddings
-from surefoot.model import CONFIG, WEIGHTS, ImageTextModel, load_model
+from surefoot.model import ImageTextModel, load_model
 from surefoot.prompts import PromptTable
 
 HEAD_NAMES = ("classification_head.weight", "classification_head.bias")

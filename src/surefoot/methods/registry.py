@@ -12,6 +12,7 @@ from dataclasses import replace
 from typing import Any, Literal, get_args, get_origin
 
 from surefoot.errors import SettingError, unknown_name
+from surefoot.guard import parse_toml
 from surefoot.methods.arf import arf
 from surefoot.methods.car_ft import car_ft
 from surefoot.methods.clip_cite import clip_cite
@@ -66,7 +67,7 @@ def variant_settings(name: str) -> dict[str, Any]:
         if key in found:
             raise SettingError(f"'{name}' sets {key} twice. Write it once.")
         try:
-            found[key] = tomllib.loads(f"value = {value}")["value"]
+            found[key] = parse_toml(f"value = {value}")["value"]
         except tomllib.TOMLDecodeError:
             found[key] = value
     return found

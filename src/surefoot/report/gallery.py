@@ -5,11 +5,14 @@ from __future__ import annotations
 import base64
 from pathlib import Path
 
+from surefoot.errors import DataError
+from surefoot.guard import read_bytes
 from surefoot.records import Example
 from surefoot.report.runs import Runs, display_name
 from surefoot.report.table import header
 
 KINDS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif"}
+MOST = 5_000_000  # bytes of a small picture
 CHANGES = {"gained": "From wrong to right", "lost": "From right to wrong"}
 
 
@@ -62,13 +65,16 @@ def _card(example: Example, folder: Path) -> dict[str, str] | None:
 
 
 def _data_uri(folder: Path, image: str) -> str | None:
-    """The picture itself, as an address; files outside the records' folder are not read."""
-    path = (folder / image).resolve()
+    """The picture itself, as an address; files outside the records' folder, and what is too large for a small picture, are not read."""
+    try:
+        path = (folder / image).resolve()
+    except (ValueError, OSError, RuntimeError):  # a NUL in the name, a link to itself
+        return None
     kind = KINDS.get(path.suffix.lower())
     if kind is None or not path.is_relative_to(folder.resolve()):
         return None
     try:
-        content = path.read_bytes()
-    except OSError:
+        content = read_bytes(path, MOST)
+    except (OSError, DataError):
         return None
     return f"data:image/{kind};base64,{base64.b64encode(content).decode()}"

@@ -6,8 +6,8 @@ import contextlib
 import json
 import logging
 import os
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from surefoot.distributed import is_first, like, whole
-from surefoot.errors import TrainingError
+from surefoot.errors import ModelError, SurefootError, TrainingError
+from surefoot.guard import made, parse_json
 
 logger = logging.getLogger(__name__)
 
@@ -103,6 +104,21 @@ def put_moments(named: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimi
             optimizer.state[parameter] = {"step": known["step"].clone().to(parameter.device)} | moments
 
 
+@contextlib.contextmanager
+def belonging(path: Path | None) -> Iterator[None]:
+    """What does not fit while a checkpoint is put back becomes a sentence.
+
+    Raises:
+        TrainingError: its tensors or numbers are not those of the run, though it names it.
+    """
+    try:
+        yield
+    except (KeyError, RuntimeError, ValueError, TypeError, IndexError) as error:
+        if isinstance(error, SurefootError) and not isinstance(error, ModelError):
+            raise
+        raise TrainingError(f"{path} does not hold what the run goes on from ({error}). Delete it, and the run starts again.") from error
+
+
 def write(path: Path, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> None:
     """Write tensors and plain metadata as safetensors, in one piece; of several processes the first one does.
 
@@ -136,9 +152,9 @@ def load(path: Path, identity: str) -> tuple[Progress, dict[str, Tensor]] | None
             if metadata.get("identity") != identity:
                 return None
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        found = json.loads(metadata["progress"])
-        scores = {int(epoch): (score[0], score[1]) for epoch, score in found.pop("scores").items()}
-        return Progress(**found, scores=scores), tensors
-    except (SafetensorError, OSError, KeyError, TypeError, ValueError) as error:
+        found = parse_json(metadata["progress"])
+        scores = {int(epoch): (float(score[0]), float(score[1])) for epoch, score in found.pop("scores").items()}
+        return replace(made(Progress, found), scores=scores), tensors
+    except (SafetensorError, OSError, KeyError, TypeError, ValueError, IndexError, AttributeError, RuntimeError) as error:
         logger.warning("%s cannot be read (%s); the run starts again from its beginning.", path, error)
         return None

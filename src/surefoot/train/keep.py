@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from torch import Tensor
 
@@ -39,6 +39,13 @@ class Keeper:
         self.weights = {kept: weights for kept, weights in self.weights.items() if kept in keep}
         if epoch in keep and self.rule != "last":  # the last weights are those that the model holds
             self.weights[epoch] = dict(snapshot())
+
+    def put_back(self, scores: Mapping[int, Sequence[float]], kept: Mapping[str, Tensor]) -> None:
+        """What was seen before an interruption: {epoch: score and its error}, and the weights "EPOCH.NAME" that were held."""
+        self.scores = {epoch: Score(*score) for epoch, score in scores.items()}
+        for name, tensor in kept.items():
+            epoch, _, parameter_name = name.partition(".")
+            self.weights.setdefault(int(epoch), {})[parameter_name] = tensor
 
     @property
     def epoch(self) -> int:

@@ -194,10 +194,11 @@ class _Run:
     def run_stage(self, number: int, stage: Stage) -> None:
         resumed = bool(self.saved) and self.progress.stage == number
         if resumed:
-            self.head.load_state_dict({name: self.saved[f"head.{name}"] for name in ("weight", "bias")})
-            self.before = part(self.saved, "before")
-            if self.before:
-                self.model.load_weights(self.before)
+            with checkpoint.belonging(self.path):
+                self.head.load_state_dict({name: self.saved[f"head.{name}"] for name in ("weight", "bias")})
+                self.before = part(self.saved, "before")
+                if self.before:
+                    self.model.load_weights(self.before)
         else:
             moved = any(earlier.groups & TOWERS for earlier in self.method.stages[:number])
             self.before = self.model.weights() if moved and self.path else {}  # what earlier stages made of the towers
@@ -278,7 +279,8 @@ class _Run:
         self.keeper = Keeper(training.keep)
         moved, parallel = moved_by(stage, moving, self.start, self.device), Steps(self.model, self.head)
         if resumed:
-            self.put_back(moving, optimizer)
+            with checkpoint.belonging(self.path):
+                self.put_back(moving, optimizer)
         total, per_epoch = training.num_steps(len(self.train_paths)), training.per_epoch(len(self.train_paths))
         texts = frozen_texts(self.model, stage)
         keeps = self.reference if training.reference_cache and "reference" in stage.needs else None
@@ -393,8 +395,5 @@ class _Run:
         """Parameters, moments and kept epochs of the checkpoint."""
         put(self.live(moving), self.saved)
         checkpoint.put_moments(moving.named, optimizer, self.saved)
-        self.keeper.scores = {epoch: Score(*score) for epoch, score in self.progress.scores.items()}
-        for name, tensor in part(self.saved, "kept").items():
-            epoch, _, parameter_name = name.partition(".")
-            self.keeper.weights.setdefault(int(epoch), {})[parameter_name] = tensor
+        self.keeper.put_back(self.progress.scores, part(self.saved, "kept"))
         self.saved = {}

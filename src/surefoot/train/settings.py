@@ -21,6 +21,7 @@ Switch = Literal["auto", "on", "off"]
 Crop = Literal["random", "center"]
 Sharding = Literal["none", "fsdp"]
 Decode = Literal["full", "reduced"]
+LONGEST, LARGEST = 10**9, 1e6  # steps, and rates: beyond is a slip of the keyboard, and no float32 could follow
 _SHUFFLE = re.compile(r"all|shards:[1-9][0-9]{0,5}")
 
 
@@ -96,11 +97,11 @@ class Training:
         wrong = [
             f"{name} is {value}; it must be {rule}"
             for name, value, rule, good in (
-                ("epochs", self.epochs, "1 or more", self.epochs >= 1),
-                ("steps", self.steps, "1 or more, or none", self.steps is None or self.steps >= 1),
-                ("batch_size", self.batch_size, "2 or more", self.batch_size >= 2),
-                ("learning_rate", self.learning_rate, "above 0", self.learning_rate > 0),
-                ("weight_decay", self.weight_decay, "0 or more", self.weight_decay >= 0),
+                ("epochs", self.epochs, f"1 or more, {LONGEST} at most", 1 <= self.epochs <= LONGEST),
+                ("steps", self.steps, f"1 or more, {LONGEST} at most, or none", self.steps is None or 1 <= self.steps <= LONGEST),
+                ("batch_size", self.batch_size, f"2 or more, {LONGEST} at most", 2 <= self.batch_size <= LONGEST),
+                ("learning_rate", self.learning_rate, f"above 0, {LARGEST:g} at most", 0 < self.learning_rate <= LARGEST),
+                ("weight_decay", self.weight_decay, f"0 or more, {LARGEST:g} at most", 0 <= self.weight_decay <= LARGEST),
                 ("warmup_share", self.warmup_share, "in 0..1", 0 <= self.warmup_share <= 1),
                 ("clip_norm", self.clip_norm, "above 0, or none", self.clip_norm is None or self.clip_norm > 0),
                 ("sampling", self.sampling, _one_of(Sampling), self.sampling in get_args(Sampling)),

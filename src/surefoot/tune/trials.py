@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from surefoot.errors import DataError
+from surefoot.guard import made, parse_json, read_bytes
 from surefoot.records import append_line
 from surefoot.tune.space import Settings
 
@@ -98,11 +99,11 @@ def read(folder: Path, search: str) -> list[Run]:
         DataError: a line that is not a trial, named by its number.
     """
     path = folder / FILE
-    lines: Sequence[str] = path.read_text(encoding="utf-8").split("\n")[:-1] if path.is_file() else []
+    lines: Sequence[bytes] = read_bytes(path).split(b"\n")[:-1] if path.is_file() else []
     found = []
     for number, line in enumerate(lines, start=1):
         try:
-            found.append(Run(**json.loads(line)))
-        except (json.JSONDecodeError, TypeError) as error:
+            found.append(made(Run, parse_json(line)))
+        except (ValueError, TypeError) as error:
             raise DataError(f"{path}, line {number} is not a trial ({error}). Remove the line, or start with a new folder.") from error
     return [run for run in found if run.search == search]

@@ -22,11 +22,14 @@ from surefoot import records
 from surefoot.compare import Watcher
 from surefoot.errors import DataError
 from surefoot.folders import told
+from surefoot.guard import parse_json, read_bytes
 from surefoot.train import Step
 
 logger = logging.getLogger(__name__)
 
 FILE = "log.jsonl"
+_NUMBERS = {"step": ("step", "total", "loss", "seconds"), "epoch": ("epoch", "val")}
+"""What an event of a kind must say in numbers."""
 EVERY = 1.0  # seconds between two lines of steps, or of judged images
 
 
@@ -186,11 +189,26 @@ def known(folder: Path) -> set[tuple[str, int, float, str]]:
 def events(folder: Path) -> list[dict[str, Any]]:
     """The events of a folder's log in their order; lines that an interruption cut off are passed over."""
     path, found = folder / FILE, []
-    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else ():
+    for line in read_bytes(path).decode("utf-8", "replace").splitlines() if path.is_file() else ():
         try:
-            row = json.loads(line)
+            row = parse_json(line)
+            if _is_event(row):
+                found.append(row)
         except ValueError:
             continue
-        if isinstance(row, dict) and {"time", "event"} <= row.keys():
-            found.append(row)
     return found
+
+
+def _is_event(row: object) -> bool:
+    """Whether a line says what an event of its kind says.
+
+    Raises:
+        ValueError: its time is none.
+    """
+    if not isinstance(row, dict) or not isinstance(row.get("event"), str) or not isinstance(row.get("time"), str):
+        return False
+    datetime.fromisoformat(row["time"])
+    numbers = [*_NUMBERS.get(row["event"], ()), *(key for key in ("seed", "reference") if key in row)]
+    return isinstance(row.get("method", ""), str) and all(
+        isinstance(row.get(key), int | float) and abs(row[key]) < float("inf") for key in numbers
+    )

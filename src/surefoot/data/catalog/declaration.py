@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from surefoot.errors import DataError, SettingError, UnknownNameError, unknown_name
+from surefoot.guard.texts import SMALL, parse_toml, read_text
 from surefoot.prompts import check_template
 
 CATALOG = Path(__file__).parents[2] / "catalog"
@@ -150,7 +151,7 @@ def read_declaration(path: Path) -> Declaration:
         DataError: no valid TOML, a key without meaning, one that is missing, or a value of another kind than it must be.
     """
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        table = parse_toml(read_text(path, most=SMALL))
     except (UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise DataError(f"{path} is not valid TOML: {error}. Write it as the head of surefoot.data.catalog shows.") from error
     others = table.pop("layouts", {})

@@ -85,6 +85,7 @@ def dataset_of(declaration: Declaration, found: Found) -> Dataset:
     """
     if errors := [finding.text for finding in found.findings if finding.level == "error"]:
         raise DataError("\n".join(errors))
+    _check_paths(declaration, found)
     return Dataset(
         root=found.root,
         name=declaration.name,
@@ -99,6 +100,18 @@ def dataset_of(declaration: Declaration, found: Found) -> Dataset:
         id_domain=declaration.parts[0].name if declaration.loader == "domains" else None,
         notes=tuple(finding.text for finding in found.findings),
     )
+
+
+def _check_paths(declaration: Declaration, found: Found) -> None:
+    """No list of a data set names an image that is elsewhere; folders in it may be links, as people share them.
+
+    Raises:
+        DataError: one does.
+    """
+    for split in found.splits.values():
+        for path in split.paths:
+            if ".." in path.parts or not path.is_relative_to(found.root):
+                raise DataError(f"{split.name} of {declaration.name} names an image outside of {found.root}: {path}. Get its lists anew.")
 
 
 def _templates(declaration: Declaration) -> Iterable[str]:

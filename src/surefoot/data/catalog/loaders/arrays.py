@@ -11,6 +11,7 @@ import logging
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from surefoot.data.embedded import cache_folder
 from surefoot.data.findings import Finding
 from surefoot.data.layout import Split, listed
 from surefoot.errors import DataError, MissingDataError, unknown_name
+from surefoot.guard import arrays
 
 log = logging.getLogger(__name__)
 
@@ -151,12 +153,8 @@ def _array(path: Path, key: str | None = None) -> NDArray[Any]:
         instead = f" It holds {listed(other)}, pickled objects, which are not opened." if other else ""
         raise MissingDataError(f"There is no file {path}.{instead}")
     try:
-        opened = np.load(path, allow_pickle=False)
-        if key is None:
-            return np.asarray(opened)
-        with opened:
-            return np.asarray(opened[key])
-    except (ValueError, KeyError, EOFError, OSError, AttributeError, zipfile.BadZipFile) as error:
+        return arrays.load_array(path) if key is None else arrays.load_arrays(path, [key])[key]
+    except (ValueError, KeyError, EOFError, OSError, AttributeError, NotImplementedError, zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{path} cannot be read as NumPy's arrays ({error}).") from error
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from surefoot.data.catalog.loaders.official import Listed, inside, read
 from surefoot.data.findings import Finding
 from surefoot.data.layout import Split
 from surefoot.errors import DataError, MissingDataError, unknown_name
+from surefoot.guard import parse_json
 
 
 def load_lists(declaration: Declaration, root: Path) -> Found:
@@ -64,7 +64,7 @@ def _zhou(root: Path, part: Part) -> tuple[tuple[str, ...], Listed]:
     path = root / part.options["list"]
     text = read(path)
     try:
-        table = json.loads(text)
+        table = parse_json(text)
         images = {name: [(str(place), int(label)) for place, label, _ in rows] for name, rows in table.items()}
         named = {(int(label), str(called)) for rows in table.values() for _, label, called in rows}
     except (ValueError, TypeError, AttributeError) as error:

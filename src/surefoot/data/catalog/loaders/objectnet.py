@@ -9,7 +9,6 @@ objectnet-1.0/mappings/pytorch_to_imagenet_2012_id.json    {class number: place 
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from surefoot.data.catalog.declaration import Part
 from surefoot.data.catalog.loaders.found import Classes, images_in, without_images
 from surefoot.data.findings import Finding
 from surefoot.data.layout import Split, listed
+from surefoot.guard import parse_json, read_text
 
 MAPPINGS = (
     "folder_to_objectnet_label.json", "objectnet_to_imagenet_1k.json", "imagenet_to_label_2012_v2", "pytorch_to_imagenet_2012_id.json",
@@ -53,7 +53,7 @@ def read(part: Part, place: Path, classes: Classes) -> tuple[Split, list[Finding
 def _maps(mappings: Path, num_classes: int) -> tuple[dict[str, tuple[int, ...]], dict[str, str]]:
     """{folder: the class numbers of ImageNet that it stands for} and {folder: what it is called}."""
     folder_of = {label: folder for folder, label in _json(mappings / MAPPINGS[0]).items()}
-    lines = [line.strip() for line in (mappings / MAPPINGS[2]).read_text(encoding="utf-8").splitlines()]
+    lines = [line.strip() for line in read_text(mappings / MAPPINGS[2]).splitlines()]
     number_at = {int(place): int(number) for number, place in _json(mappings / MAPPINGS[3]).items()}
     rows, called = {}, {}
     for label, joined in _json(mappings / MAPPINGS[1]).items():
@@ -73,4 +73,4 @@ def _place(lines: list[str], label: str) -> int:
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    return dict(parse_json(read_text(path)))

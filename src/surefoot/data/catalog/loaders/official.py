@@ -23,6 +23,8 @@ import numpy as np
 from surefoot.data.catalog.declaration import Part
 from surefoot.data.layout import listed
 from surefoot.errors import DataError, MissingDataError
+from surefoot.guard import read_text
+from surefoot.guard.arrays import check_mat
 
 Listed = Mapping[str, list[tuple[str, int]]]
 """{split: (path below the images' folder, class number) of each image}."""
@@ -39,7 +41,7 @@ def read(path: Path) -> str:
     if not path.is_file():
         raise MissingDataError(f"There is no file {path}.")
     try:
-        return path.read_text(encoding="utf-8")
+        return read_text(path)
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text ({error}).") from error
 
@@ -149,6 +151,7 @@ def _mat(path: Path, *keys: str) -> list[Any]:
     if not path.is_file():
         raise MissingDataError(f"There is no file {path}.")
     try:
+        check_mat(path)
         found = loadmat(str(path), squeeze_me=True, variable_names=keys)
         return [np.atleast_1d(found[key]) for key in keys]
     except (  # what scipy raises for a file that was cut off or damaged, depending on where

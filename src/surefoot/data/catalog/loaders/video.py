@@ -14,7 +14,6 @@ may show several of the classes; any of them is right. Reference: Shankar et al.
 from __future__ import annotations
 
 import csv
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from surefoot.data.catalog.declaration import Part
 from surefoot.data.catalog.loaders.found import Classes
 from surefoot.data.findings import Finding
 from surefoot.data.layout import Split, listed
+from surefoot.guard import parse_json, read_text
 
 _VID = ("metadata/pmsets.json", "metadata/labels.json", "misc/imagenet_vid_class_index.json", "misc/rev_wnid_map.json")
 _YTBB = ("anchor_labels.json", "pmk_labels.json", "ytbb_class_index.json", "rev_class_idx_map.json")
@@ -142,4 +142,4 @@ def _said_of(part: Part, frames: _Frames, there: _Frames, what: str) -> list[Fin
 
 
 def _json(path: Path) -> dict[str, Any]:
-    return dict(json.loads(path.read_text(encoding="utf-8")))
+    return dict(parse_json(read_text(path)))
