@@ -20,7 +20,7 @@ WIDTH, HEADS, SIDE, PATCH = 12, 3, 6, 2
 TEXT = {"context_length": 77, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1}
 
 
-def with_tower(model: ImageTextModel, **vision: Any) -> ImageTextModel:
+def with_tower(model: ImageTextModel, **vision: Any) -> ImageTextModel:  # noqa: ANN401
     """The model with a tiny tower whose every weight matters: 2 blocks, 3 heads, 3 x 3 patches."""
     torch.manual_seed(3)
     config = {"image_size": SIDE, "layers": 2, "width": WIDTH, "head_width": WIDTH // HEADS, "patch_size": PATCH, **vision}
@@ -37,7 +37,7 @@ def layer_norm(x: Tensor, module: torch.nn.LayerNorm) -> Tensor:
     return (x - mean) / torch.sqrt(spread + module.eps) * module.weight + module.bias
 
 
-def by_hand(tower: Any, image: Tensor, direction: Tensor, pool: str) -> Tensor:
+def by_hand(tower: Any, image: Tensor, direction: Tensor, pool: str) -> Tensor:  # noqa: ANN401
     """The map of one image [3, 6, 6], by loops over patches, heads and tokens."""
     grid = SIDE // PATCH
     tokens = [tower.class_embedding]
@@ -77,7 +77,8 @@ def by_hand(tower: Any, image: Tensor, direction: Tensor, pool: str) -> Tensor:
                 for head in range(HEADS):
                     bar[a][b] += max(float(attention.grad[head, a, b] * attention.detach()[head, a, b]), 0.0) / HEADS
         rolled = [
-            [rolled[a][b] + sum(bar[a][between] * rolled[between][b] for between in range(count)) for b in range(count)] for a in range(count)
+            [rolled[a][b] + sum(bar[a][between] * rolled[between][b] for between in range(count)) for b in range(count)]
+            for a in range(count)
         ]
     if pool == "tok":
         found = [rolled[0][b] for b in range(1, count)]
@@ -123,7 +124,7 @@ def test_a_patch_that_does_not_reach_the_class_token_has_no_relevance(tiny_model
     mask = torch.zeros(10, 10)
     mask[:, blind] = -torch.inf
 
-    def attend(layer: Any, x: Tensor) -> Tensor:
+    def attend(layer: Any, x: Tensor) -> Tensor:  # noqa: ANN401
         return layer.attn(x, x, x, need_weights=False, attn_mask=mask)[0]  # type: ignore[no-any-return]
 
     for block in model.clip.visual.transformer.resblocks:
@@ -203,7 +204,7 @@ def test_timm_towers_agree_with_their_own_attention(tiny_model: ImageTextModel, 
     torch.testing.assert_close(found.flatten(1), own.detach(), rtol=1e-4, atol=1e-6)
 
 
-def _timm_by_hand(layer: Any, x: Tensor, maps: list[Tensor]) -> Tensor:
+def _timm_by_hand(layer: Any, x: Tensor, maps: list[Tensor]) -> Tensor:  # noqa: ANN401
     q, k, v = layer.qkv(x).unflatten(-1, (3, layer.num_heads, -1)).permute(2, 0, 3, 1, 4)
     maps.append((q @ k.mT * layer.head_dim**-0.5).softmax(-1))
     return layer.proj((maps[-1] @ v).transpose(1, 2).flatten(2))

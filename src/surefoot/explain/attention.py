@@ -110,23 +110,23 @@ class _Tower:
             raise ModelError(f"{self.name} has {size} patches, which is not the grid {self.grid} that it states. {SUPPORTED}")
         if self.by_mean:
             own = rolled - torch.eye(rolled.shape[-1], device=rolled.device)
-            return own[:, self.prefix :, self.prefix :].mean(1).unflatten(1, self.grid)
-        return rolled[:, 0, self.prefix :].unflatten(1, self.grid)
+            return own[:, self.prefix :, self.prefix :].mean(1).reshape(-1, *self.grid)
+        return rolled[:, 0, self.prefix :].reshape(-1, *self.grid)
 
 
 def _tower_of(model: ImageTextModel) -> _Tower:
     visual: Any = model.clip.get_submodule("visual")
     name, transformer = f"{model.name} ({type(visual).__name__})", model.image_transformer
     if transformer is not None and visual.attn_pool is None and visual.pool_type in ("tok", "avg"):
-        layers = [block.attn for block in transformer.get_submodule("resblocks").children()]
+        layers: list[Any] = [block.attn for block in transformer.get_submodule("resblocks").children()]
         if all(isinstance(layer, nn.MultiheadAttention) and layer.in_proj_weight is not None for layer in layers):
             return _Tower(name, layers, _torch_attention, tuple(visual.grid_size), 1, visual.pool_type == "avg")
-    trunk = getattr(visual, "trunk", None)
+    trunk: Any = getattr(visual, "trunk", None)
     layers = [getattr(block, "attn", None) for block in getattr(trunk, "blocks", ())]
     pooled = getattr(trunk, "global_pool", None)
     if layers and pooled in ("token", "avg") and all(hasattr(layer, "fused_attn") and hasattr(layer, "attn_drop") for layer in layers):
-        prefix = int(trunk.num_prefix_tokens)  # type: ignore[union-attr]
-        return _Tower(name, layers, _timm_attention, tuple(trunk.patch_embed.grid_size), prefix, pooled == "avg")  # type: ignore[union-attr]
+        prefix = int(trunk.num_prefix_tokens)
+        return _Tower(name, layers, _timm_attention, tuple(trunk.patch_embed.grid_size), prefix, pooled == "avg")
     raise ModelError(f"There are no maps of attention for the image tower of {name}. {SUPPORTED}")
 
 
@@ -163,7 +163,7 @@ def _torch_attention(layer: nn.Module, maps: list[Tensor]) -> Iterator[None]:
         weights = attention.in_proj_weight.chunk(3)
         biases = (None,) * 3 if attention.in_proj_bias is None else attention.in_proj_bias.chunk(3)
         q, k, v = (
-            F.linear(one, weight, bias).unflatten(-1, (attention.num_heads, -1)).transpose(1, 2)
+            F.linear(one, weight, bias).reshape(*one.shape[:2], attention.num_heads, -1).transpose(1, 2)
             for one, weight, bias in zip(inputs, weights, biases, strict=True)
         )
         logits = q @ k.mT / q.shape[-1] ** 0.5
