@@ -137,6 +137,7 @@ def test_a_patch_that_does_not_reach_the_class_token_has_no_relevance(tiny_model
 def test_the_model_is_left_as_it_was(tiny_model: ImageTextModel) -> None:
     model = tiny_model
     image, direction = torch.randn(2, 3, 32, 32), torch.randn(2, 16)
+    expected = relevance(model, image, direction)
     model.precision = "bf16"
     model.train()
     model.clip.visual.ln_post.eval()
@@ -147,6 +148,7 @@ def test_the_model_is_left_as_it_was(tiny_model: ImageTextModel) -> None:
     modes = [module.training for module in model.modules()]
     outputs = model.encode_image(image)
     found = relevance(model, image, direction)
+    torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-7)
     assert not found.requires_grad
     assert torch.equal(model.encode_image(image), outputs)
     assert all(torch.equal(tensor, before[name]) for name, tensor in model.clip.state_dict().items())
@@ -156,6 +158,13 @@ def test_the_model_is_left_as_it_was(tiny_model: ImageTextModel) -> None:
     assert torch.equal(first.grad, torch.ones_like(first))
     assert all(parameter.grad is None for parameter in list(model.parameters())[1:])
     assert not any("forward" in vars(module) or module._forward_hooks for module in model.modules())
+
+
+def test_a_model_in_training_is_explained_as_it_answers(tiny_model: ImageTextModel) -> None:
+    model = with_tower(tiny_model, patch_dropout=0.5)
+    image, direction = torch.randn(2, 3, SIDE, SIDE), torch.randn(2, 5)
+    expected = relevance(model, image, direction)
+    assert torch.equal(relevance(model.train(), image, direction), expected)
 
 
 def test_nothing_stays_changed_when_the_tower_fails(tiny_model: ImageTextModel) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from itertools import count
 
 import torch
 from torch import Tensor
@@ -94,45 +95,53 @@ def views(
         ModelError: a tower without maps.
         SettingError: a class for which there is no name.
     """
-    count, known = len(question.names), len(question.names) + bool(question.added)
+    known = len(question.names) + bool(question.added)
     if wrong := [number for number in of if number is not None and not 0 <= number < known]:
         raise SettingError(f"The maps of class {wrong[0]} were asked for; there are {known} names, counted from 0. Name one of them.")
-    parts = [slice(start, start + BATCH) for start in range(0, len(image), BATCH)]
-    total, done = len(versions) * len(parts) * (1 + maps), 0
-    heads: list[Tensor] = []
-    seen: list[list[View]] = [[] for _ in range(len(image))]
-    asked: Tensor | None = None
-
-    def tell() -> None:
-        nonlocal done
-        done += 1
-        if on_done:
-            on_done(done, total)
-
+    tell = _counter(on_done, len(versions) * len(_parts(image)) * (1 + maps))
     with _holding(model):
-        device = next(model.parameters()).device
-        for version in versions:
-            model.load_weights(version.weights())
-            with torch.inference_mode():
-                asked = _context_head(model, question) if asked is None else asked
-                weight, bias = _head(model, version, question)
-                heads.append(weight)
-                for part in parts:
-                    features = model.encode_image(image[part].to(device))
-                    found = _answered(features @ weight[:count].T + bias, features @ asked.T)
-                    for row, view in enumerate(found, start=part.start):
-                        seen[row].append(view)
-                    tell()
+        seen, heads = _answers(model, image, versions, question, tell)
         wanted = [own[-1].answer if number is None else number for own, number in zip(seen, of, strict=True)]
         for place, version in enumerate(versions if maps else ()):
             model.load_weights(version.weights())
-            for part in parts:
-                heat = relevance(model, image[part].to(device), heads[place][wanted[part]]).cpu()
+            for part in _parts(image):
+                heat = relevance(model, image[part].to(heads[place]), heads[place][wanted[part]]).cpu()
                 for row, own in enumerate(heat, start=part.start):
-                    view = seen[row][place]
-                    seen[row][place] = View(view.answer, view.confidence, view.context, view.context_confidence, own)
+                    seen[row][place] = replace(seen[row][place], heat=own)
                 tell()
     return seen, wanted
+
+
+def _answers(
+    model: ImageTextModel, image: Tensor, versions: Sequence[Version], question: Question, tell: Callable[[], None]
+) -> tuple[list[list[View]], list[Tensor]]:
+    """The views of every image without maps, and the rows that answer for each version, [K, D] or one more."""
+    seen: list[list[View]] = [[] for _ in range(len(image))]
+    heads: list[Tensor] = []
+    contexts: Tensor | None = None
+    for version in versions:
+        model.load_weights(version.weights())
+        with torch.inference_mode():
+            contexts = _context_head(model, question) if contexts is None else contexts
+            weight, bias = _head(model, version, question)
+            for part in _parts(image):
+                features = model.encode_image(image[part].to(weight))
+                found = _answered(features @ weight[: len(bias)].T + bias, features @ contexts.T)
+                for row, view in enumerate(found, start=part.start):
+                    seen[row].append(view)
+                tell()
+        heads.append(weight)
+    return seen, heads
+
+
+def _parts(image: Tensor) -> list[slice]:
+    return [slice(start, start + BATCH) for start in range(0, len(image), BATCH)]
+
+
+def _counter(on_done: Callable[[int, int], None] | None, total: int) -> Callable[[], None]:
+    """What tells one more that is done."""
+    done = count(1)
+    return lambda: on_done(next(done), total) if on_done else None
 
 
 @contextmanager
