@@ -158,8 +158,10 @@ def _holding(model: ImageTextModel) -> Iterator[None]:
 
 def _context_head(model: ImageTextModel, question: Question) -> Tensor:
     """The scale times W_ctx [P, D] of the weights that the model holds."""
-    step = max(1, len(question.names) // NUM_NAMES) if len(question.contexts) > NUM_NAMES else 1
-    table = PromptTable.build(list(question.contexts.values()), question.names[::step])
+    names, size = question.names, len(question.names)
+    if size > NUM_NAMES and dict(question.contexts) == generic_contexts():
+        names = [names[place * size // NUM_NAMES] for place in range(NUM_NAMES)]  # spread evenly
+    table = PromptTable.build(list(question.contexts.values()), names)
     return float(model.scale) * context_weight(prompt_embeddings(model, table))
 
 

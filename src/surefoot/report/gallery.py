@@ -27,7 +27,8 @@ def section(runs: Runs, folder: Path) -> dict[str, object] | None:
             if cards:
                 groups[title] = cards
         if groups:
-            shown.append({"a": display_name(a), "b": display_name(b), "groups": groups})
+            told = any(card["context"] for cards in groups.values() for card in cards)
+            shown.append({"a": display_name(a), "b": display_name(b), "groups": groups, "contexts": told})
     return {"pairs": shown, "num_missing": num_missing} if pairs else None
 
 
