@@ -48,7 +48,7 @@ from surefoot.guard.arrays import load_array, load_arrays
 from surefoot.job import Job
 from surefoot.methods import get
 from surefoot.model import ImageTextModel, load_model
-from surefoot.report.gallery import _data_uri
+from surefoot.report.gallery import data_uri
 from surefoot.train import Step, Training, checkpoint, fit
 from surefoot.train.settings import LONGEST
 from surefoot.watching.log import events
@@ -486,8 +486,8 @@ def test_what_is_no_file_makes_nobody_wait(images: Path, tmp_path: Path) -> None
         read_image(images / "train" / "a" / "fifo.png")
     assert "is no regular file" in json.loads(_look_at(images / "train" / "a" / "fifo.png"))["error"]
     os.mkfifo(tmp_path / "picture.png")
-    assert _data_uri(tmp_path, "picture.png") is None
-    assert _data_uri(tmp_path, "a\0.png") is None
+    assert data_uri(tmp_path, "picture.png") is None
+    assert data_uri(tmp_path, "a\0.png") is None
     os.mkfifo(tmp_path / ".run.lock")
     assert holder(tmp_path, "run") is None
     os.mkfifo(tmp_path / "list.csv")

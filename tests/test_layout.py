@@ -32,7 +32,7 @@ ROWS = [
     ],
     ["prompts", "model", "identity", "heads", "answers", "records", "data", "anchors"],
     ["objective", "methods"],
-    ["train", "protocols", "compare", "bundle", "soup", "predict", "advise", "tune", "bench", "watching"],
+    ["train", "protocols", "compare", "bundle", "soup", "predict", "explain", "advise", "tune", "bench", "watching"],
     ["job", "cookbook", "config", "report", "export", "foreign", "cli", "__main__"],
 ]
 ORDER = {name: (row, place) for row, names in enumerate(ROWS) for place, name in enumerate(names)}

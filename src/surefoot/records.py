@@ -2,8 +2,8 @@
 
 One line is one evaluation of one set of weights (`Evaluation`), one run of training (`Trained`), one choice, one paired difference,
 one point of a curve beside a run's frontier (`Curve`), one reference model (`Reference`) and what follows from them (`Robustness`), one
-image of the gallery (`Example`) or what the data are (`Described`). What was answered to every image stands beside the evaluation in
-a compressed array (`answers`), so that any two records can be compared image by image later.
+image of the gallery (`Example`), one that `explain` shows (`Explained`) or what the data are (`Described`). What was answered to every
+image stands beside the evaluation in a compressed array (`answers`), so that any two records can be compared image by image later.
 """
 
 from __future__ import annotations
@@ -86,21 +86,25 @@ class Trained:
 
 @dataclass(frozen=True, kw_only=True)
 class Described:
-    """What the data are: class names by group ("seen", "unseen/<name>"), images by split, and notes on how they were split."""
+    """What the data are: class names by group ("seen", "unseen/<name>"), images by split, prompts of contexts, notes on the splits."""
 
     dataset: str
     class_names: Mapping[str, Sequence[str]]
     num_images: Mapping[str, int]
     templates: Sequence[str]
     notes: Sequence[str] = ()
+    contexts: Mapping[str, str] = field(default_factory=dict)
     kind: str = "data"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Example:
-    """One image that model `a` and model `b` answer differently: `change` is "gained" (a right, b wrong) or "lost".
+    """One image that model `a` and model `b` answer differently: `change` is "gained" (a right, b wrong) or "lost"; or "context", where
+    fine-tuning lost the context that `b` recognises.
 
-    `image` is a small picture, relative to the records' folder. `a` and `b` name rows of the table; `runs` as in `Difference`.
+    `image` is a small picture, relative to the records' folder. `a`, `b` and `tuned`, the fine-tuned model that `a` is merged from ("" if
+    it is `a` itself), name rows of the table; `runs` as in `Difference`. `context` is the one that the image is drawn in, and
+    `context_a` and so on the ones that the models see; "" where the data name none.
     """
 
     a: str
@@ -114,8 +118,40 @@ class Example:
     confidence_a: float
     confidence_b: float
     path: str = ""
+    tuned: str = ""
+    answer_tuned: str = ""
+    confidence_tuned: float = 0.0
+    context: str = ""
+    context_a: str = ""
+    context_b: str = ""
+    context_tuned: str = ""
     runs: str = ""
     kind: str = "example"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Explained:
+    """One image as several models see it, which `explain` wrote.
+
+    `image` is the picture as the model gets it, relative to the folder of the records; `why` it is shown: "drawn" by the seed, "changed"
+    (its answer), or "given". `of` is the class whose score the maps explain. `views` holds for each model {"row", "label", "answer",
+    "confidence", "context", "heat"}: the context prompt that it sees, and the picture of its map, "" without maps. `label` and `context`
+    are what the data say, "" where they say nothing. `method`, `seed` and `settings_hash` name the run that is explained.
+    """
+
+    image: str
+    on: str
+    why: str
+    of: str
+    views: Sequence[Mapping[str, Any]]
+    label: str = ""
+    context: str = ""
+    path: str = ""
+    method: str = ""
+    seed: int = 0
+    settings_hash: str = ""
+    provenance: Mapping[str, Any] = field(default_factory=dict)
+    kind: str = "explained"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,7 +319,8 @@ class Robustness:
     kind: str = "robustness"
 
 
-Record = Evaluation | Trained | Described | Difference | Choice | Example | Anchored | Reference | Robustness | Curve | Series | Summary
+_OfRuns = Evaluation | Trained | Described | Difference | Choice | Example | Explained
+Record = _OfRuns | Anchored | Reference | Robustness | Curve | Series | Summary
 _KINDS: dict[str, type[Record]] = {
     "evaluation": Evaluation,
     "trained": Trained,
@@ -291,6 +328,7 @@ _KINDS: dict[str, type[Record]] = {
     "difference": Difference,
     "choice": Choice,
     "example": Example,
+    "explained": Explained,
     "anchored": Anchored,
     "reference": Reference,
     "robustness": Robustness,

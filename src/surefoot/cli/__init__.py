@@ -27,6 +27,7 @@ from surefoot.cli.compare import compare
 from surefoot.cli.datasets import datasets
 from surefoot.cli.diff import diff
 from surefoot.cli.evaluate import evaluate
+from surefoot.cli.explain import explain
 from surefoot.cli.export import export
 from surefoot.cli.fit import fit
 from surefoot.cli.frontier import frontier
@@ -66,6 +67,7 @@ EXAMPLES: dict[Callable[..., None], str] = {
     fit: "surefoot fit photos --out runs/photos --model ViT-B-32:laion2b_s34b_b79k",
     predict: "surefoot predict runs/photos new-photos --classes 'zebra, sea lion' --out answers.csv",
     evaluate: "surefoot evaluate runs/photos other-photos --all-images",
+    explain: "surefoot explain runs/iconshift --method flyp --per-set 2",
     export: "surefoot export runs/photos --to onnx --out photos-onnx",
     push: "surefoot push photos-open-clip anna/photos-clip --private",
     import_: "surefoot import checkpoint.pt --base ViT-B-32:openai --out models/wise-ft",

@@ -258,7 +258,7 @@ class Comparison:
         new += [replace(difference, runs=runs) for difference in conclusions.differences(found, self.folder, chosen)]
         new += [replace(one, runs=runs) for one in robustness(found, chosen, references)]
         if best := conclusions.best(found, chosen):
-            new += gallery.examples(self.folder, self.dataset, f"{best.method} + WiSE-FT (ID val.)", best, self.zero, runs)
+            new += gallery.examples(self.folder, self.dataset, f"{best.method} + WiSE-FT (ID val.)", best, self.zero, runs, found)
         if any({"captions", "pairs"} & record.settings.keys() for record in found):  # also runs from before, of other methods
             new += gallery.anchored(self.folder, self.dataset, runs)
         if list(records.read(self.folder))[-len(new) :] != new:
@@ -313,7 +313,9 @@ def description(dataset: Dataset, name: str) -> records.Described:
     """What the data are, under the name that their records have."""
     names = {"seen": dataset.class_names} | {split.name: split.class_names for split in dataset.unseen}
     sizes = {split: len(images) for split, images in dataset.splits.items()}
-    return records.Described(dataset=name, class_names=names, num_images=sizes, templates=dataset.templates, notes=dataset.notes)
+    return records.Described(
+        dataset=name, class_names=names, num_images=sizes, templates=dataset.templates, notes=dataset.notes, contexts=dataset.contexts
+    )
 
 
 def weights_file(folder: Path, method: str, seed: int, settings: Mapping[str, Any], provenance: Mapping[str, Any]) -> Path:

@@ -1,10 +1,12 @@
-"""Images whose answer changed between the zero-shot model and the best fine-tuned one, for the report."""
+"""Images whose answer or context changed between the zero-shot model and the best fine-tuned one, for the report."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -21,37 +23,78 @@ PER_CHANGE = 12
 PER_CLASS = 2
 
 
-def examples(folder: Path, dataset: Dataset, name: str, a: records.Evaluation, b: records.Evaluation, runs: str) -> list[records.Example]:
-    """Up to twelve images that `a` answers rightly and `b` wrongly, and twelve the other way round, of ID test and shifts.
+def examples(
+    folder: Path,
+    dataset: Dataset,
+    name: str,
+    a: records.Evaluation,
+    b: records.Evaluation,
+    runs: str,
+    found: Sequence[records.Evaluation] = (),
+) -> list[records.Example]:
+    """Up to twelve images that `a` answers rightly and `b` wrongly, twelve the other way round, and twelve whose context is lost, of ID
+    test and shifts.
 
-    The most confident answers of `a` come first, no class more than twice, all sets in turn. Small copies go to the folder's gallery/.
+    The most confident answers of `a` come first, or for contexts those of `b`; no class more than twice, all sets in turn. Small copies
+    go to the folder's gallery/.
 
     Args:
         folder: of the records.
         dataset: where the images lie.
         name: what the records call the row of `a`.
-        a: the fine-tuned model.
+        a: the fine-tuned model, or what it is merged to.
         b: the zero-shot model.
         runs: as in `records.Difference`.
+        found: evaluations among which the fine-tuned model is that `a` is merged from; its answers are shown too, and it is the one that
+            loses contexts.
     """
-    answers = [records.load_answers(folder, one.answers) for one in (a, b)]
+    tuned = next((r for r in found if (r.method, r.seed, r.alpha) == (a.method, a.seed, 1.0) and a.alpha < 1), None)
+    answers = [records.load_answers(folder, one.answers) for one in (a, b, *([tuned] if tuned else []))]
     made: list[records.Example] = []
-    for change, right, wrong in (("gained", 0, 1), ("lost", 1, 0)):
+    for change in ("gained", "lost", "context"):
         queues = []
         shown = (split for name, split in dataset.splits.items() if name == "test" or name.startswith("shifts/"))
         for split in (split for split in shown if not split.together):  # else a row is a group, not an image
-            own, other = answers[0][split.name], answers[1][split.name]
-            rows = np.flatnonzero(answers[right][split.name].correct & ~answers[wrong][split.name].correct)
-            ordered = rows[np.argsort(-own.confidence[rows], kind="stable")]
-            queues.append(iter([(split, int(row), own, other) for row in ordered]))  # a list: the names are bound anew in each round
+            seen = _seen(answers, dataset, split)
+            queues.append(iter([(split, row, seen) for row in _rows(change, seen)]))  # a list: the names are bound anew in each round
         taken: Counter[int] = Counter()
-        for split, row, own, other in _in_turn(queues):
+        for split, row, seen in _in_turn(queues):
             if len([e for e in made if e.change == change]) == PER_CHANGE:
                 break
-            if taken[int(own.label[row])] < PER_CLASS and (image := _small(folder, split, row, a.provenance.get("data", ""))):
-                taken[int(own.label[row])] += 1
-                made.append(_example(name, split, row, own, other, change, image, dataset, runs))
+            label = int(seen[0].classes.label[row])
+            if taken[label] < PER_CLASS and (image := _small(folder, split, row, a.provenance.get("data", ""))):
+                taken[label] += 1
+                made.append(_example(name, split, row, seen, change, image, dataset, runs))
     return made
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What a model answers to the images of a set: their classes, and their contexts where the data name one."""
+
+    classes: records.Answers
+    contexts: records.Answers | None
+
+
+def _seen(answers: Sequence[Mapping[str, records.Answers]], dataset: Dataset, split: Split) -> list[_Seen]:
+    key = f"context/{dataset.context_of(split.name)}"
+    own = [(one[split.name], one.get(key)) for one in answers]
+    known = all(contexts is not None and len(contexts.label) == len(classes.label) for classes, contexts in own)
+    return [_Seen(classes, contexts if known else None) for classes, contexts in own]
+
+
+def _rows(change: str, seen: Sequence[_Seen]) -> list[int]:
+    """The images of a set that changed in this way, the surest first; `seen` is of `a`, `b` and, if it is another one, the fine-tuned."""
+    if change == "context":
+        after, before = seen[-1 if len(seen) == 3 else 0].contexts, seen[1].contexts
+        if after is None or before is None:
+            return []
+        rows, sure = np.flatnonzero(before.correct & ~after.correct), before.confidence
+    else:
+        right, wrong = (0, 1) if change == "gained" else (1, 0)
+        rows, sure = np.flatnonzero(seen[right].classes.correct & ~seen[wrong].classes.correct), seen[0].classes.confidence
+    ordered: list[int] = rows[np.argsort(-sure[rows], kind="stable")].tolist()
+    return ordered
 
 
 def anchored(folder: Path, dataset: Dataset, runs: str) -> list[records.Anchored]:
@@ -81,9 +124,7 @@ def anchored(folder: Path, dataset: Dataset, runs: str) -> list[records.Anchored
     return made
 
 
-def _in_turn(
-    queues: Sequence[Iterator[tuple[Split, int, records.Answers, records.Answers]]],
-) -> Iterator[tuple[Split, int, records.Answers, records.Answers]]:
+def _in_turn(queues: Sequence[Iterator[tuple[Split, int, list[_Seen]]]]) -> Iterator[tuple[Split, int, list[_Seen]]]:
     left = list(queues)
     while left:
         for queue in list(left):
@@ -94,14 +135,21 @@ def _in_turn(
 
 
 def _example(
-    name: str, split: Split, row: int, own: records.Answers, other: records.Answers, change: str, image: str, dataset: Dataset, runs: str
+    name: str, split: Split, row: int, seen: Sequence[_Seen], change: str, image: str, dataset: Dataset, runs: str
 ) -> records.Example:
-    names = dataset.class_names
+    names, contexts = dataset.class_names, list(dataset.contexts)
+    a, b, *others = seen
+
+    def of(one: _Seen, key: str) -> dict[str, Any]:
+        context = "" if one.contexts is None else contexts[one.contexts.prediction[row]]
+        answer, confidence = names[one.classes.prediction[row]], float(one.classes.confidence[row])
+        return {f"answer_{key}": answer, f"confidence_{key}": confidence, f"context_{key}": context}
+
+    tuned = {} if not others else {"tuned": name.partition(" + ")[0], **of(others[0], "tuned")}
     return records.Example(
-        a=name, b="zero_shot", on=split.name, change=change, image=image, label=names[own.label[row]],
-        answer_a=names[own.prediction[row]], answer_b=names[other.prediction[row]],
-        confidence_a=float(own.confidence[row]), confidence_b=float(other.confidence[row]),
-        path=_shown(split.paths[row], dataset.root), runs=runs,
+        a=name, b="zero_shot", on=split.name, change=change, image=image, label=names[a.classes.label[row]],
+        path=_shown(split.paths[row], dataset.root), runs=runs, context="" if a.contexts is None else dataset.context_of(split.name) or "",
+        **of(a, "a"), **of(b, "b"), **tuned,
     )  # fmt: skip
 
 

@@ -17,16 +17,19 @@ from surefoot.metrics.answered import (
     standard_error,
     worst_group,
 )
-from surefoot.metrics.calibration import Bin, expected_calibration_error, reliability
+from surefoot.metrics.calibration import Bin, expected_calibration_error, overconfidence, reliability
+from surefoot.metrics.changes import Change, change
 
 __all__ = [
     "Bin",
     "By",
+    "Change",
     "Confusion",
     "Correct",
     "Ids",
     "Score",
     "accuracy",
+    "change",
     "checked",
     "confusions",
     "expected_calibration_error",
@@ -34,6 +37,7 @@ __all__ = [
     "macro_f1",
     "mean_per_class",
     "one_standard_error",
+    "overconfidence",
     "reliability",
     "score",
     "standard_error",

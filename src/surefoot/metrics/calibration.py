@@ -79,3 +79,24 @@ def expected_calibration_error(confidence: NDArray[np.floating], correct: Correc
     """
     bins = reliability(confidence, correct, num_bins)
     return sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / len(correct)
+
+
+def overconfidence(confidence: NDArray[np.floating], correct: Correct) -> float:
+    """By how much a model is surer than it is right: its mean confidence minus its accuracy; below 0 it is not sure enough.
+
+    Args:
+        confidence: [N], the probability of the answer, in 0..1.
+        correct: [N], bool.
+
+    Returns:
+        In -1..1. Its size is the ECE of a single bin, and no larger than that of any number of bins.
+
+    Raises:
+        SettingError: as `reliability`.
+
+    Examples:
+        >>> overconfidence(np.array([0.75, 0.75, 0.25]), np.array([True, False, False]))
+        0.25
+    """
+    (only,) = reliability(confidence, correct, num_bins=1)
+    return only.confidence - only.accuracy

@@ -1,5 +1,6 @@
 """Tables, pictures and the page of a comparison, made from its records and nothing else."""
 
+from surefoot.report.explained import write_explained_page
 from surefoot.report.frontier import frontier_column, frontier_svg
 from surefoot.report.page import write_page
 from surefoot.report.series import parts_in, series_markdown, series_table, write_series_page
@@ -14,6 +15,7 @@ __all__ = [
     "rows",
     "series_markdown",
     "series_table",
+    "write_explained_page",
     "write_page",
     "write_series_page",
 ]

@@ -1,7 +1,8 @@
-"""What was answered to the ID test images, read from beside the records; what is not there any more is noted, never an error."""
+"""What was answered to the images, read from beside the records; what is not there any more is noted, never an error."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from surefoot.errors import DataError
@@ -18,20 +19,23 @@ class Stored:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.missing: list[str] = []
-        self._found: dict[str, Answers | None] = {}
+        self._found: dict[str, Mapping[str, Answers]] = {}
 
     def test(self, evaluation: Evaluation) -> Answers | None:
         """The answers to the ID test images, or None if there are none to be had."""
+        return self.all(evaluation).get("test")
+
+    def all(self, evaluation: Evaluation) -> Mapping[str, Answers]:
+        """{evaluation set: answers}, without sets that hold no image; nothing if there are none to be had."""
         name = evaluation.answers
         if name not in self._found:
             self._found[name] = self._load(name)
-            if self._found[name] is None:
+            if "test" not in self._found[name]:
                 self.missing.append(name)
         return self._found[name]
 
-    def _load(self, name: str) -> Answers | None:
+    def _load(self, name: str) -> Mapping[str, Answers]:
         try:
-            found = load_answers(self.folder, name).get("test")
+            return {of: given for of, given in load_answers(self.folder, name).items() if len(given.label)}
         except DataError:
-            return None
-        return found if found is not None and len(found.label) else None
+            return {}

@@ -40,16 +40,19 @@ def section(runs: Runs, stored: Stored) -> dict[str, object] | None:
             _line(f"α = {merged.alpha:g}" if merged else "", "merged", merged, stored),
         ]
         if shown := [line for line in lines if line]:
-            panels.append(_panel(display_name(method), marks.css_class(index), ([zero] if zero else []) + shown))
+            panels.append(panel(display_name(method), marks.css_class(index), ([zero] if zero else []) + shown))
     if zero and not panels:
-        panels.append(_panel("zero-shot", "plain", [zero]))
+        panels.append(panel("zero-shot", "plain", [zero]))
     return {"panels": panels, "zero": f"{100 * zero.error:.1f}" if zero else ""} if panels else None
 
 
 def _line(label: str, kind: str, evaluation: Evaluation | None, stored: Stored) -> Line | None:
     answers = stored.test(evaluation) if evaluation else None
-    if answers is None:
-        return None
+    return line_of(label, kind, answers) if answers else None
+
+
+def line_of(label: str, kind: str, answers: Answers) -> Line:
+    """The reliability of a model by its answers; `kind` is "zero", "tuned" or "merged"."""
     points = [
         _point(bin_.confidence, bin_.accuracy, bin_.count, len(answers.label)) for bin_ in reliability(answers.confidence, answers.correct)
     ]
@@ -71,8 +74,9 @@ def _error(answers: Answers) -> float:
     return expected_calibration_error(answers.confidence, answers.correct)
 
 
-def _panel(name: str, css: str, lines: Sequence[Line]) -> dict[str, object]:
-    errors = [(line.label, f"{100 * line.error:.1f}") for line in lines if line.kind != "zero" or len(lines) == 1]
+def panel(name: str, css: str, lines: Sequence[Line], *, every: bool = False) -> dict[str, object]:
+    """A picture with its heading and the errors of its models; `every` names that of zero-shot too where there are others."""
+    errors = [(line.label, f"{100 * line.error:.1f}") for line in lines if every or line.kind != "zero" or len(lines) == 1]
     summary = f"Reliability of {name}. " + "; ".join(f"{line.label}: calibration error {100 * line.error:.1f}%" for line in lines) + "."
     picture = render("calibration.svg.j2", size=SIZE, bounds=(LEFT, TOP, RIGHT, BOTTOM), css=css, lines=lines, summary=summary)
     return {"name": name, "errors": errors, "picture": Markup(picture)}

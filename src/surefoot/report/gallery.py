@@ -13,7 +13,7 @@ from surefoot.report.table import header
 
 KINDS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp", ".gif": "gif"}
 MOST = 5_000_000  # bytes of a small picture
-CHANGES = {"gained": "From wrong to right", "lost": "From right to wrong"}
+CHANGES = {"gained": "From wrong to right", "lost": "From right to wrong", "context": "Context lost in fine-tuning"}
 
 
 def section(runs: Runs, folder: Path) -> dict[str, object] | None:
@@ -30,7 +30,8 @@ def section(runs: Runs, folder: Path) -> dict[str, object] | None:
             if cards:
                 groups[title] = cards
         if groups:
-            shown.append({"a": display_name(a), "b": display_name(b), "groups": groups})
+            told = any(card["context"] for cards in groups.values() for card in cards)
+            shown.append({"a": display_name(a), "b": display_name(b), "groups": groups, "contexts": told})
     return {"pairs": shown, "num_missing": num_missing} if pairs else None
 
 
@@ -40,8 +41,8 @@ def anchors(runs: Runs, folder: Path) -> dict[str, object] | None:
         return None
     cards = [
         {
-            "source": _data_uri(folder, one.image), "label": one.label, "caption": one.caption, "title": one.path,
-            "pair_source": _data_uri(folder, one.pair_image) if one.pair_image else None, "pair_text": one.pair_text,
+            "source": data_uri(folder, one.image), "label": one.label, "caption": one.caption, "title": one.path,
+            "pair_source": data_uri(folder, one.pair_image) if one.pair_image else None, "pair_text": one.pair_text,
         }
         for one in runs.anchored
     ]  # fmt: skip
@@ -49,22 +50,41 @@ def anchors(runs: Runs, folder: Path) -> dict[str, object] | None:
     return {"cards": [card for card in cards if card["source"]], "captioner": first.captioner, "pool": first.pool}
 
 
-def _card(example: Example, folder: Path) -> dict[str, str] | None:
+def _card(example: Example, folder: Path) -> dict[str, object] | None:
     """One picture with its caption, or None if the file is not there (any more)."""
-    source = _data_uri(folder, example.image)
+    source = data_uri(folder, example.image)
     if source is None:
         return None
     return {
         "source": source,
         "label": example.label,
         "on": "" if example.on == "test" else header(example.on),
-        "b": f"{example.answer_b} ({100 * example.confidence_b:.0f}%)",
-        "a": f"{example.answer_a} ({100 * example.confidence_a:.0f}%)",
+        "context": example.context,
+        "rows": _rows(example),
         "title": example.path,
     }
 
 
-def _data_uri(folder: Path, image: str) -> str | None:
+def _rows(example: Example) -> list[dict[str, object]]:
+    """What each model says of the picture: its class, and its context where the data name one."""
+    given = [(example.b, example.answer_b, example.confidence_b, example.context_b)]
+    if example.tuned:
+        given.append((example.tuned, example.answer_tuned, example.confidence_tuned, example.context_tuned))
+    given.append((example.a, example.answer_a, example.confidence_a, example.context_a))
+    changed = {example.a: example.change == "gained", example.b: example.change == "lost"} if example.change != "context" else {}
+    return [
+        {
+            "name": display_name(row),
+            "answer": f"{answer} ({100 * confidence:.0f}%)",
+            "css": "right" if changed.get(row, answer == example.label) else "wrong",
+            "context": context,
+            "right_context": context == example.context,
+        }
+        for row, answer, confidence, context in given
+    ]
+
+
+def data_uri(folder: Path, image: str) -> str | None:
     """The picture itself, as an address; files outside the records' folder, and what is too large for a small picture, are not read."""
     try:
         path = (folder / image).resolve()

@@ -11,7 +11,20 @@ from markupsafe import Markup
 from surefoot.errors import DataError
 from surefoot.folders import put_text
 from surefoot.records import FILE, Curve, Difference, Evaluation, read
-from surefoot.report import calibration, confusion, contrasts, facts, gallery, marks, robustness, shifts, training
+from surefoot.report import (
+    calibration,
+    confusion,
+    contexts,
+    contrasts,
+    explained,
+    facts,
+    gallery,
+    marks,
+    reliability,
+    robustness,
+    shifts,
+    training,
+)
 from surefoot.report.answers import Stored
 from surefoot.report.contrasts import Contrast
 from surefoot.report.frontier import NARROW, SMALL, WIDE, css, drawn_of, frontier_of, page_keys
@@ -98,10 +111,13 @@ def html(runs: Runs, folder: Path, *, command: str, notes: Sequence[str] = ()) -
         shifts=shifts.section(runs, table),
         robustness=robustness.section(runs, table),
         calibration=calibration.section(runs, stored),
+        reliability=reliability.section(runs, stored),
+        contexts=contexts.section(runs, stored),
         confusion=confusion.section(runs, stored),
         missing=stored.missing,
         gallery=gallery.section(runs, folder),
         anchors=gallery.anchors(runs, folder),
+        explained=explained.section(folder, runs),
         training=training.section(runs),
         contrasts=contrasts.section(runs),
         command=command,

@@ -14,6 +14,7 @@ from surefoot.records import (
     Difference,
     Evaluation,
     Example,
+    Explained,
     Record,
     Reference,
     Robustness,
@@ -145,8 +146,8 @@ def collect(records: Iterable[Record]) -> Runs:
             curves.append(record)
         elif isinstance(record, Described):
             described = record
-        elif isinstance(record, Series | Summary):
-            continue  # a protocol's table has a page of its own
+        elif isinstance(record, Series | Summary | Explained):
+            continue  # a protocol's table has a page of its own, and what explain shows lies in a folder of its own
         else:
             if found.runs and _origin(record) != origin:
                 _require_same_dataset(found, record)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -20,8 +20,13 @@ State = dict[str, Tensor]
 
 def text_head(model: ImageTextModel, dataset: Dataset) -> LinearHead:
     """The zero-shot head of the live text tower, times the scale."""
+    return prompt_head(model, dataset.class_names, dataset.templates)
+
+
+def prompt_head(model: ImageTextModel, names: Sequence[str], templates: Sequence[str]) -> LinearHead:
+    """The same for class names and templates that are known without their data."""
     with torch.inference_mode():
-        weight = class_weight(prompt_embeddings(model, PromptTable.build(dataset.templates, dataset.class_names)))
+        weight = class_weight(prompt_embeddings(model, PromptTable.build(templates, names)))
         scale = float(model.scale)
     return LinearHead(weight.clone(), scale)
 
@@ -29,6 +34,11 @@ def text_head(model: ImageTextModel, dataset: Dataset) -> LinearHead:
 def start_state(model: ImageTextModel, dataset: Dataset) -> State:
     """theta_0: the model's weights under `model.`, and its zero-shot head times the scale under `head.`."""
     return pack(model, text_head(model, dataset))
+
+
+def start_of(model: ImageTextModel, names: Sequence[str], templates: Sequence[str]) -> State:
+    """The same for class names and templates that are known without their data."""
+    return pack(model, prompt_head(model, names, templates))
 
 
 def start_head(head: LinearHead, stage: Stage, start: Mapping[str, Tensor], seed: int) -> None:
