@@ -19,8 +19,7 @@ import typer
 from typer.testing import CliRunner
 
 from surefoot import config
-from surefoot.cli.console import console
-from surefoot.cli.tune import table, tell
+from surefoot.cli.tune import tell
 from surefoot.cli.tune import tune as tune_command
 from surefoot.compare import Plan
 from surefoot.data import Dataset, Split
@@ -379,7 +378,6 @@ def test_suggestions_learn_and_stay_in_their_ranges(caplog: pytest.LogCaptureFix
 def test_table_marks_the_choice_and_says_why_a_trial_failed(capsys: pytest.CaptureFixture[str]) -> None:
     tried = (trial_of(0, 1e-3, 0.8, error=0.02), trial_of(1, 0.5, None), trial_of(2, 1e-5, 0.79), trial_of(3, 1e-2, 0.805))
     tuned = Tuned("tp_ft", tried, tried[2], tried[3], Path("tuned.toml"))
-    console.print(table(tuned))
     tell(tuned, "my photos")
     shown = capsys.readouterr().out
     rows = [line.split() for line in shown.splitlines()]

@@ -23,6 +23,7 @@ from surefoot.compare import Plan
 from surefoot.config import parse_assignments
 from surefoot.data import Dataset, load
 from surefoot.data.subsets import base_to_new as base_half
+from surefoot.data.subsets import smoke as smoke_of
 from surefoot.data.survey import verified
 from surefoot.distributed import announced
 from surefoot.errors import SettingError
@@ -75,16 +76,17 @@ def tune(
     val_share: shared.ValShare = None,
     test_share: shared.TestShare = 0.15,
     skip_unreadable: shared.SkipUnreadable = False,
+    smoke: shared.Smoke = False,
     set_: shared.Set = None,
 ) -> None:
     """Search a method's settings within a budget, by ID validation alone; OUT/tuned.toml is a recipe with what was chosen."""
     require_optuna()
     shared.check_folder(out)
     place, listed = pick_device(device), shared.numbers(seeds, "--seeds")
-    settings = resolve(data, recipe, set_, model=model, precision=precision, methods=[method], seeds=listed, shots=shots)
+    settings = resolve(data, recipe, set_, model=model, precision=precision, methods=[method], seeds=listed, shots=shots, smoke=smoke)
     ranges = parse_space(space) if space else _free(settings.plan, method, set_ or [])
     found = load(data, root=root, seed=split_seed, val_share=val_share, test_share=test_share, templates=settings.templates)
-    dataset = opened(base_half(found) if base_to_new else found, skip_unreadable)
+    dataset = opened(found, skip_unreadable, base_to_new, smoke)
     dataset = attach(dataset, DataOptions(data=data, root=root, anchors=anchors).anchors_folder)
     shared.tell_notes(dataset)
     pre_trained = load_model(settings.model, device=place, precision=pick_precision(settings.precision, place))
@@ -93,7 +95,6 @@ def tune(
             method, pre_trained, dataset, settings.plan, out, trials=trials, minutes=minutes, space=ranges, select_on=select_on,
             seed=search_seed, num_seeds=seeds_per_trial, watcher=display, command="surefoot " + shlex.join(sys.argv[1:]),
         )  # fmt: skip
-    shared.console.print(table(tuned))
     tell(tuned, data, root, settings.templates)
 
 
@@ -129,8 +130,10 @@ def tuned_plan(job: Job, dataset: Dataset, out: Path, trials: int, space: list[s
     return plan
 
 
-def opened(found: Dataset, skip_unreadable: bool) -> Dataset:
-    """Train and val, every image of them read once; no image of another split is opened."""
+def opened(found: Dataset, skip_unreadable: bool, base_to_new: bool, smoke: bool) -> Dataset:
+    """Train and val of the part that was asked for, every image of them read once; no image of another split is opened."""
+    found = smoke_of(found) if smoke else found
+    found = base_half(found) if base_to_new else found
     with shared.counting("reading images") as on_image:
         return verified(train_and_val(found), skip_unreadable=skip_unreadable, on_image=on_image)
 
@@ -195,7 +198,7 @@ def _cell(value: object) -> str:
 
 
 def tell(tuned: Tuned, data: str, root: str | None = None, templates: str = "own") -> None:
-    """What was chosen and why, where it stands, and what to do with it."""
+    """The trials, what was chosen and why, where it stands, and what to do with it."""
     chosen, best = tuned.chosen, tuned.argmax
     prompts = [] if templates == "own" else ["--set", f"templates={templates}"]
     beside = "" if chosen == best else f" Validation cannot tell it from the best, trial {best.number}."
@@ -205,5 +208,6 @@ def tell(tuned: Tuned, data: str, root: str | None = None, templates: str = "own
         f"Recipe: {tuned.recipe}",
         "Next: " + shlex.join(["surefoot", "compare", data, *(["--root", root] if root else []), "--recipe", str(tuned.recipe), *prompts]),
     ]
+    shared.console.print(table(tuned))
     for line in lines:
         shared.console.print(escape(line), soft_wrap=True, highlight=False)
