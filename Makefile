@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 OUT ?= runs/iconshift
 
-.PHONY: demo test check setup clean
+.PHONY: demo test check docs docs-test setup clean
 
 demo: setup  ## fine-tune on the embedded benchmark, print the table, write the report
 	$(BIN)/surefoot compare iconshift --out $(OUT)
@@ -20,6 +20,13 @@ check: setup  ## the fast loop
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -q -x -n auto tests
 
+docs: $(VENV)/.docs  ## the site, into build/site
+	$(BIN)/sphinx-build -W --keep-going -q -b html -c docs . build/site
+	@echo Open build/site/index.html
+
+docs-test: setup  ## what the documents show, run on tiny data: some minutes
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto -m slow tests/test_doc_blocks.py
+
 setup: $(VENV)/.ready
 
 # torch and torchvision are installed together, in the pair that the tests run with; another pair may not import.
@@ -29,5 +36,9 @@ $(VENV)/.ready: pyproject.toml requirements.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
 	touch $@
 
+$(VENV)/.docs: $(VENV)/.ready
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[docs]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) runs
+	rm -rf $(VENV) build runs

@@ -7,9 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-import typer.main
-
-from surefoot import cli
+from doc_blocks import options_of
 
 ROOT = Path(__file__).parents[1]
 DOCUMENTS = [ROOT / "README.md", *ROOT.glob("benchmarks/*/README.md"), *ROOT.glob("docs/**/*.md"), *ROOT.glob("src/surefoot/embedded/*.md")]
@@ -29,10 +27,7 @@ def lines(start: str) -> list[tuple[Path, str]]:
 @pytest.mark.parametrize(("document", "line"), lines("surefoot "), ids=str)
 def test_commands_parse(document: Path, line: str) -> None:
     _, command, *arguments = shlex.split(line)
-    group = typer.main.get_command(cli.app)
-    found = group.commands[command]  # type: ignore[attr-defined]
-    known = {option for parameter in found.params for option in parameter.opts}
-    assert {a for a in arguments if a.startswith("--")} <= known, f"{document.name}: {line}"
+    assert {a for a in arguments if a.startswith("--")} <= options_of(command), f"{document.name}: {line}"
 
 
 @pytest.mark.parametrize(("document", "line"), lines("python benchmarks/"), ids=str)

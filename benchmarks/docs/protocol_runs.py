@@ -27,9 +27,9 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 NOTHING = "Not run yet."
 BLOCK = "<!-- {name}: begin -->\n{text}\n<!-- {name}: end -->"
-HEAD = """# Protocols on real images
+HEAD = """# Protocols on IconShift
 
-The [protocols](protocols.md) on IconShift, with IconCLIP. A section comes from its command, which goes on where it was interrupted, and
+The [protocols](protocols.md) with IconCLIP, at full size. A section comes from its command, which goes on where it was interrupted, and
 `python benchmarks/docs/protocol_runs.py` writes this page from the runs. Settings are those of the embedded recipe but for what a command
 says; nothing was tuned. Cells are top-1 accuracy in percent, mean ± standard deviation over seeds; differences are in points with paired
 bootstrap 95% intervals over images and seeds, in brackets where undecided."""

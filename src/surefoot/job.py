@@ -16,7 +16,7 @@ from surefoot.compare import Plan
 from surefoot.data import Dataset, catalog, load
 from surefoot.data.embedded import names
 from surefoot.data.splits import VAL_SHARE
-from surefoot.data.subsets import base_to_new
+from surefoot.data.subsets import base_to_new, smoke
 from surefoot.data.survey import verified
 from surefoot.errors import DataError, MissingDataError, unknown_name
 from surefoot.folders import put_text
@@ -61,6 +61,7 @@ class DataOptions:
         templates: "own" prompts, or "clip" for those of CLIP's authors where they have others for a data set of the catalogue.
         fewer: let a class that has fewer images than a few-shot draw asks for give all it has.
         allow_outside: see `surefoot.data.load`.
+        smoke: take a few images of a few classes, to try a command.
     """
 
     data: str
@@ -75,6 +76,7 @@ class DataOptions:
     root: str | None = None
     templates: str = "own"
     allow_outside: bool = False
+    smoke: bool = False
 
     @property
     def anchors_folder(self) -> Path:
@@ -108,7 +110,7 @@ class DataOptions:
             self.data, root=self.root, seed=self.split_seed, val_share=self.val_share, test_share=self.test_share, templates=self.templates,
             allow_outside=self.allow_outside,
         )  # fmt: skip
-        found = verified(found, skip_unreadable=self.skip_unreadable, on_image=on_image)
+        found = verified(smoke(found) if self.smoke else found, skip_unreadable=self.skip_unreadable, on_image=on_image)
         found = replace(found, fewer_shots=found.fewer_shots or self.fewer)
         if self.cut:
             return self._part(found, self.cut, on_image)

@@ -78,6 +78,7 @@ def compare(
     test_share: shared.TestShare = 0.15,
     skip_unreadable: shared.SkipUnreadable = False,
     allow_outside: shared.AllowOutside = False,
+    smoke: shared.Smoke = False,
     set_: shared.Set = None,
 ) -> None:
     """Fine-tune by several methods and seeds, and show what each gains in distribution and costs elsewhere, along WiSE-FT's alpha."""
@@ -85,14 +86,13 @@ def compare(
     kinds = kinds_of(shared.names(curves) or ())
     counts = list(dict.fromkeys(shared.numbers(shots, "--shots") or ()))
     shares = None if references is None else shared.fractions(references, "--references")
-    given = {"model": model, "precision": precision, "methods": shared.names(methods), "seeds": shared.numbers(seeds, "--seeds")}
-    settings = resolve(data, recipe, set_, **given, shots=min(counts, default=None), corruptions=corruptions, references=shares)
+    said = {"model": model, "precision": precision, "methods": shared.names(methods), "seeds": shared.numbers(seeds, "--seeds")}
+    settings = resolve(data, recipe, set_, **said, shots=min(counts, default=None), corruptions=corruptions, references=shares, smoke=smoke)
     options = DataOptions(
         data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
-        base_to_new=base_to_new, anchors=anchors, root=root, templates=settings.templates, allow_outside=allow_outside,
+        base_to_new=base_to_new, anchors=anchors, root=root, templates=settings.templates, allow_outside=allow_outside, smoke=smoke,
     )  # fmt: skip
-    job = shared.job(options, settings, device, watch)
-    dataset = shared.opened(options)
+    job, dataset = shared.job(options, settings, device, watch), shared.opened(options)
     if set(job.plan.methods) == set(ALL):
         job = replace(job, plan=possible(job.plan, dataset, job.load_model))
     for own, folder in _parts(job, dataset, out, counts):

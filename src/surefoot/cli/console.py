@@ -81,6 +81,11 @@ AllowOutside = Annotated[
 ]
 SkipUnreadable = Annotated[bool, typer.Option("--skip-unreadable", help="Leave images out that cannot be read, and count them.")]
 
+Smoke = Annotated[
+    bool,
+    typer.Option("--smoke", help="Try the command: two steps on a few images of a few classes, one seed. The records say so; no result."),
+]
+
 
 def bar(*, transient: bool = True) -> Progress:
     """A progress bar with the time left; it writes to the error stream, so that output can be piped."""

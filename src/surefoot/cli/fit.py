@@ -16,7 +16,7 @@ from surefoot.advise import Advice, advise, duration, judging_seconds, with_meth
 from surefoot.bundle import save_bundle
 from surefoot.cli import console as shared
 from surefoot.cli.compare import carry_out
-from surefoot.cli.recipe import resolve
+from surefoot.cli.recipe import SMOKE, resolve
 from surefoot.cli.report import write_report
 from surefoot.compare import Comparison, Plan
 from surefoot.data import Dataset
@@ -62,30 +62,44 @@ def fit(
     test_share: shared.TestShare = 0.15,
     skip_unreadable: shared.SkipUnreadable = False,
     allow_outside: shared.AllowOutside = False,
+    smoke: shared.Smoke = False,
     set_: shared.Set = None,
 ) -> None:
     """Fine-tune on a folder of images. OUT/model is the classifier, OUT/report what it gained and what it cost."""
     coefficient = _alpha(alpha, method)
     _check(out, minutes, device)
-    settings = resolve(data, recipe, set_, model=model, methods=[method] if method else None, seeds=[seed], precision=precision)
+    chosen = None if method is None else [method]
+    settings = resolve(data, recipe, set_, model=model, methods=chosen, seeds=[seed], precision=precision, smoke=smoke)
     options = DataOptions(
         data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
-        anchors=anchors, root=root, templates=settings.templates, allow_outside=allow_outside,
+        anchors=anchors, root=root, templates=settings.templates, allow_outside=allow_outside, smoke=smoke,
     )  # fmt: skip
     if method is not None and not settings.plan.tuned:
         raise SettingError(f"{method} trains nothing, so there is nothing to fit. Give another --method, or leave it out.")
     job = _at(coefficient, shared.job(options, settings, device, watch))
     dataset = shared.opened(options)
-    asked = {"data": dataset.fingerprint(), "method": method, "minutes": minutes, "given": _given(set_, recipe), "job": _asked(job)}
+    own = _given(set_ or [], recipe, smoke)
+    asked = {"data": dataset.fingerprint(), "method": method, "minutes": minutes, "given": own, "job": _asked(job)}
     advice = _advice(job, dataset, out, asked)
-    for sentence in advice["reasons"]:
-        shared.console.print(f"- {escape(sentence)}", soft_wrap=True)
-    times = f"Training takes about {duration(advice['seconds'])} and {advice['bytes'] / 1e9:.1f} GB of memory"
-    shared.console.print(f"- {times}, judging {len(job.plan.all_alphas)} alphas about {duration(advice.get('judging', 0.0))}.")
+    _tell(advice, len(job.plan.all_alphas))
     files = {ADVICE: json.dumps({"asked": asked, **advice}, indent=1) + "\n"}
     carry_out(_with(job, advice), dataset, out, files, then=lambda comparison: _write_model(comparison, out, coefficient))
     write_report(out)
     shared.console.print(f"Try: surefoot predict {escape(str(out))} IMAGE", soft_wrap=True)
+
+
+def _given(assignments: list[str], recipe: str | None, smoke: bool) -> list[str]:
+    """The settings that are not to be advised."""
+    of_recipe = config.read_recipe(recipe).get("training", {}) if recipe else ()
+    return sorted({*config.parse_assignments(assignments), *of_recipe, *(SMOKE if smoke else ())})
+
+
+def _tell(advice: Mapping[str, Any], alphas: int) -> None:
+    """Why the method was chosen, and how long it takes."""
+    for sentence in advice["reasons"]:
+        shared.console.print(f"- {escape(sentence)}", soft_wrap=True)
+    times = f"Training takes about {duration(advice['seconds'])} and {advice['bytes'] / 1e9:.1f} GB of memory"
+    shared.console.print(f"- {times}, judging {alphas} alphas about {duration(advice.get('judging', 0.0))}.")
 
 
 def _at(coefficient: float | None, job: Job) -> Job:
@@ -93,19 +107,13 @@ def _at(coefficient: float | None, job: Job) -> Job:
     return job if coefficient is None else job.at(tuple(sorted({*job.plan.alphas, coefficient})))
 
 
-def _given(assignments: list[str] | None, recipe: str | None) -> list[str]:
-    """The training settings that the user set."""
-    return sorted({*config.parse_assignments(assignments or []), *(config.read_recipe(recipe).get("training", {}) if recipe else ())})
-
-
 def _asked(job: Job) -> dict[str, Any]:
     """The job as it is compared with the one before; what was not known then is named where it is not as it was."""
     found: dict[str, Any] = json.loads(json.dumps(asdict(job)))
     del found["watch"]
-    if found["data"]["templates"] == "own":
-        del found["data"]["templates"]
-    if not found["data"]["allow_outside"]:
-        del found["data"]["allow_outside"]
+    for later, usual in (("templates", "own"), ("allow_outside", False), ("smoke", False)):
+        if found["data"][later] == usual:
+            del found["data"][later]
     return found
 
 

@@ -20,6 +20,7 @@ from surefoot.cli.report import COMMAND, write_report, write_series
 from surefoot.cli.tune import Space, tuned_plan
 from surefoot.compare import Comparison, Plan, series
 from surefoot.data.splits import TEST_SHARE
+from surefoot.data.subsets import SMOKE_NOTE
 from surefoot.distributed import is_first
 from surefoot.errors import SettingError
 from surefoot.folders import put_text
@@ -74,10 +75,9 @@ Alphas = Annotated[str | None, typer.Option(help="WiSE-FT's coefficients, such a
 def command(name: str) -> Callable[..., None]:
     """The command of a protocol."""
     kind, domains = PROTOCOLS[name], name == "domains"
-    data_help = _DATA[2 if kind.least > 1 else kind.most]
 
     def run(
-        data: Annotated[list[str], typer.Argument(help=data_help)],
+        data: Annotated[list[str], typer.Argument(help=_DATA[2 if kind.least > 1 else kind.most])],
         out: shared.Out = Path("runs") / name,
         root: shared.Root = None,
         recipe: shared.Recipe = None,
@@ -97,16 +97,17 @@ def command(name: str) -> Callable[..., None]:
         test_share: Annotated[float | None, typer.Option(help=_TEST, hidden=domains)] = None if domains else TEST_SHARE,
         skip_unreadable: shared.SkipUnreadable = False,
         allow_outside: shared.AllowOutside = False,
+        smoke: shared.Smoke = False,
         set_: shared.Set = None,
     ) -> None:
         _check(out, device, test_share if domains else None)
         given = {"model": model, "precision": precision, "methods": shared.names(methods), "seeds": shared.numbers(seeds, "--seeds")}
         listed = None if alphas is None else shared.fractions(alphas, "--alphas")
-        settings = resolve(data[0], recipe, set_, **given, alphas=listed, usual=kind.usual)
+        settings = resolve(data[0], recipe, set_, **given, alphas=listed, usual=kind.usual, smoke=smoke)
         options = DataOptions(
             data=data[0], root=root, split_seed=split_seed, skip_unreadable=skip_unreadable, fewer=fewer, templates=settings.templates,
             val_share=None if domains else val_share, test_share=TEST_SHARE if test_share is None else test_share,
-            allow_outside=allow_outside,
+            allow_outside=allow_outside, smoke=smoke,
         )  # fmt: skip
         job, own = shared.job(options, settings, device, watch), [replace(options, data=one) for one in data]
         _run(name, own, job, shared.numbers(shots, "--shots") or (), out, trials, space, val_share if domains else None)
@@ -147,6 +148,8 @@ def carry_through(
     protocol: Protocol, job: Job, options: Sequence[DataOptions], out: Path, trials: int | None = None, space: Sequence[str] | None = None
 ) -> None:
     """Carry a job out on every part, each in a folder of its own below `out`, and write the protocol's table and page."""
+    if job.data.smoke:
+        protocol = replace(protocol, notes=(SMOKE_NOTE, *protocol.notes))
     if set(job.plan.methods) == set(ALL):
         for part in protocol.parts:
             job = replace(job, plan=possible(job.plan, part.dataset, job.load_model))

@@ -46,6 +46,7 @@ def sweep(
     test_share: shared.TestShare = 0.15,
     skip_unreadable: shared.SkipUnreadable = False,
     allow_outside: shared.AllowOutside = False,
+    smoke: shared.Smoke = False,
     set_: shared.Set = None,
 ) -> None:
     """One setting at several values, every method and seed at each: curves with spreads for ID, shifts and unseen classes."""
@@ -53,10 +54,10 @@ def sweep(
     pick_device(device)
     given = {"model": model, "precision": precision, "methods": shared.names(methods), "seeds": shared.numbers(seeds, "--seeds")}
     listed = None if alphas is None else shared.fractions(alphas, "--alphas")
-    settings = resolve(data, recipe, set_, **given, alphas=listed)
+    settings = resolve(data, recipe, set_, **given, alphas=listed, smoke=smoke)
     options = DataOptions(
         data=data, root=root, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
-        base_to_new=base_to_new, fewer=fewer, anchors=anchors, templates=settings.templates, allow_outside=allow_outside,
+        base_to_new=base_to_new, fewer=fewer, anchors=anchors, templates=settings.templates, allow_outside=allow_outside, smoke=smoke,
     )  # fmt: skip
     key, values = swept(over, settings.plan.tuned, lambda more: resolve(data, recipe, [*(set_ or ()), *more], **given))
     if key == SHOTS and shots is not None:

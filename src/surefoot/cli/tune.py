@@ -23,6 +23,7 @@ from surefoot.compare import Plan
 from surefoot.config import parse_assignments
 from surefoot.data import Dataset, load
 from surefoot.data.subsets import base_to_new as base_half
+from surefoot.data.subsets import smoke as smoke_of
 from surefoot.data.survey import verified
 from surefoot.distributed import announced
 from surefoot.errors import SettingError
@@ -76,16 +77,17 @@ def tune(
     test_share: shared.TestShare = 0.15,
     skip_unreadable: shared.SkipUnreadable = False,
     allow_outside: shared.AllowOutside = False,
+    smoke: shared.Smoke = False,
     set_: shared.Set = None,
 ) -> None:
     """Search a method's settings within a budget, by ID validation alone; OUT/tuned.toml is a recipe with what was chosen."""
     _check(out)
     place, listed = pick_device(device), shared.numbers(seeds, "--seeds")
-    settings = resolve(data, recipe, set_, model=model, precision=precision, methods=[method], seeds=listed, shots=shots)
+    settings = resolve(data, recipe, set_, model=model, precision=precision, methods=[method], seeds=listed, shots=shots, smoke=smoke)
     ranges = parse_space(space) if space else _free(settings.plan, method, set_ or [])
     options = DataOptions(
         data=data, root=root, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
-        anchors=anchors, templates=settings.templates, allow_outside=allow_outside,
+        anchors=anchors, templates=settings.templates, allow_outside=allow_outside, smoke=smoke,
     )  # fmt: skip
     dataset = _opened(options, base_to_new)
     pre_trained = load_model(settings.model, device=place, precision=pick_precision(settings.precision, place))
@@ -109,7 +111,7 @@ def _opened(options: DataOptions, base_to_new: bool) -> Dataset:
         options.data, root=options.root, seed=options.split_seed, val_share=options.val_share, test_share=options.test_share,
         templates=options.templates, allow_outside=options.allow_outside,
     )  # fmt: skip
-    dataset = attach(opened(base_half(found) if base_to_new else found, options.skip_unreadable), options.anchors_folder)
+    dataset = attach(opened(found, options.skip_unreadable, base_to_new, options.smoke), options.anchors_folder)
     shared.tell_notes(dataset)
     return dataset
 
@@ -146,8 +148,10 @@ def tuned_plan(job: Job, dataset: Dataset, out: Path, trials: int, space: list[s
     return plan
 
 
-def opened(found: Dataset, skip_unreadable: bool) -> Dataset:
-    """Train and val, every image of them read once; no image of another split is opened."""
+def opened(found: Dataset, skip_unreadable: bool, base_to_new: bool, smoke: bool) -> Dataset:
+    """Train and val of the part that was asked for, every image of them read once; no image of another split is opened."""
+    found = smoke_of(found) if smoke else found
+    found = base_half(found) if base_to_new else found
     with shared.counting("reading images") as on_image:
         return verified(train_and_val(found), skip_unreadable=skip_unreadable, on_image=on_image)
 
@@ -212,8 +216,7 @@ def _cell(value: object) -> str:
 
 
 def tell(tuned: Tuned, options: DataOptions) -> None:
-    """The trials; what was chosen and why, where it stands, and what to do with it."""
-    shared.console.print(table(tuned))
+    """The trials, what was chosen and why, where it stands, and what to do with it."""
     chosen, best = tuned.chosen, tuned.argmax
     more = [*(["--root", options.root] if options.root else []), *["--allow-outside"] * options.allow_outside]
     more += [] if options.templates == "own" else ["--set", f"templates={options.templates}"]
@@ -224,5 +227,6 @@ def tell(tuned: Tuned, options: DataOptions) -> None:
         f"Recipe: {tuned.recipe}",
         "Next: " + shlex.join(["surefoot", "compare", options.data, "--recipe", str(tuned.recipe), *more]),
     ]
+    shared.console.print(table(tuned))
     for line in lines:
         shared.console.print(escape(line), soft_wrap=True, highlight=False)

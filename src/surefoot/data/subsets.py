@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import unicodedata
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -13,6 +14,8 @@ from surefoot.errors import DataError, SettingError
 
 MAX_FEW_SHOT_VALIDATION = 4
 NEW = "unseen/new"
+SMOKE_CLASSES, SMOKE_IMAGES = 8, 4
+SMOKE_NOTE = f"Smoke run: at most {SMOKE_CLASSES} classes with {SMOKE_IMAGES} images each, to try a command. Its figures mean nothing."
 
 
 def take(split: Split, rows: Sequence[int]) -> Split:
@@ -136,6 +139,42 @@ def base_to_new(dataset: Dataset) -> Dataset:
     if not held_out.paths:
         raise DataError(f"test holds no image of the last {total - half} classes. Base-to-new needs some there.")
     return replace(dataset, class_names=dataset.class_names[:half], splits={**splits, NEW: held_out}, notes=(*dataset.notes, *notes))
+
+
+def smoke(dataset: Dataset) -> Dataset:
+    """A few classes with a few images each in every split, to try a command on; no figure of it means anything.
+
+    Kept are the SMOKE_CLASSES classes that most splits hold (of unseen classes the first ones), and of each the first SMOKE_IMAGES
+    images. Classes with fewer images than a few-shot draw asks for give all they have. The name of the data says what they are, so that
+    records can never be taken for those of the whole.
+
+    Args:
+        dataset: with train, val and test.
+    """
+    held = [set(split.labels) for split in dataset.splits.values() if not split.mapped and not split.name.startswith("unseen/")]
+    order = sorted(range(len(dataset.class_names)), key=lambda label: -sum(label in own for own in held))
+    seen, splits = sorted(order[:SMOKE_CLASSES]), dict[str, Split]()
+    for name, split in dataset.splits.items():
+        if split.mapped:  # class names of its own
+            continue
+        own = range(min(SMOKE_CLASSES, len(split.class_names))) if name.startswith("unseen/") else seen
+        part = _first(only_classes(split, own), SMOKE_IMAGES)
+        if part.paths:
+            splits[name] = part
+    left_out = [f"Left out: {', '.join(sorted(dataset.splits.keys() - splits.keys()))}."] if len(splits) < len(dataset.splits) else []
+    names = tuple(dataset.class_names[label] for label in seen)
+    notes = (SMOKE_NOTE, *left_out, *dataset.notes)
+    return replace(dataset, name=f"{dataset.name}-smoke", class_names=names, splits=splits, notes=notes, fewer_shots=True)
+
+
+def _first(split: Split, number: int) -> Split:
+    """The first images of each class."""
+    seen: Counter[int] = Counter()
+    rows = []
+    for row, label in enumerate(split.labels):
+        seen[label] += 1
+        rows += [row] if seen[label] <= number else []
+    return take(split, rows)
 
 
 def only_classes(split: Split, classes: Sequence[int]) -> Split:
