@@ -29,7 +29,7 @@ author = "the authors of Surefoot"
 version = release = str(_cited["version"])
 project_copyright = author
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
 root_doc = "docs/index"
 include_patterns = ["docs/**.md", "docs/**.rst", "CHANGELOG.md", "src/surefoot/embedded/*.md", "benchmarks/*/README.md"]
 exclude_patterns = [".*", "build", "dist", "runs", "tests", "src/surefoot/embedded/iconclip"]
@@ -61,7 +61,7 @@ def contents(text: str) -> str:
     trees, listed = [], set[str]()
     for title, body in _SECTION.findall(text):
         pages = _ITEM.findall(body)
-        listed |= {f"{page}" for page in pages}
+        listed |= set(pages)
         trees.append(_tree(title, pages))
     others = sorted(page.stem for page in (ROOT / "docs").glob("*.md") if page.stem not in listed | {"index"})
     return "\n".join([*trees, *([_tree("More", others)] if others else [])])

@@ -112,7 +112,8 @@ def test_fit_takes_two_steps_whatever_is_advised(
     own = ("fit", tiny_root, "--model", f"local-dir:{tiny_folder}", "--method", "tp_ft", "--out", tmp_path / "run")
     code, said = typed(monkeypatch, capsys, *own, "--smoke")
     assert code == 0, said
-    assert {one.settings["steps"] for one in evaluations(tmp_path / "run") if one.method == "tp_ft"} == {2}
+    settings = [one.settings for one in evaluations(tmp_path / "run") if one.method == "tp_ft"]
+    assert {(own["steps"], own["batch_size"]) for own in settings} == {(2, 8)}
     assert json.loads((tmp_path / "run" / ADVICE).read_text())["asked"]["job"]["data"]["smoke"] is True
 
 
