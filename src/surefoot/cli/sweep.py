@@ -62,8 +62,7 @@ def sweep(
     key, values = swept(over, settings.plan.tuned, lambda more: resolve(data, recipe, [*(set_ or ()), *more], **given))
     if key == SHOTS and shots is not None:
         raise SettingError(f"--over {over} sets the images a class, and so does --shots {shots}. Leave --shots out.")
-    job = shared.job(options, settings, device, watch)
-    dataset = shared.opened(options)
+    job, dataset = shared.job(options, settings, device, watch), shared.opened(options)
     swept_parts = (
         parts.few_shots(dataset, values) if key == SHOTS else parts.sweep(dataset, key, values).with_shots([shots] if shots else [])
     )
