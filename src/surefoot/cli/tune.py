@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Annotated, Any
 
+import torch
 import typer
 from rich import box
 from rich.markup import escape
@@ -81,8 +82,7 @@ def tune(
     set_: shared.Set = None,
 ) -> None:
     """Search a method's settings within a budget, by ID validation alone; OUT/tuned.toml is a recipe with what was chosen."""
-    _check(out)
-    place, listed = pick_device(device), shared.numbers(seeds, "--seeds")
+    place, listed = _check(out, device), shared.numbers(seeds, "--seeds")
     settings = resolve(data, recipe, set_, model=model, precision=precision, methods=[method], seeds=listed, shots=shots, smoke=smoke)
     ranges = parse_space(space) if space else _free(settings.plan, method, set_ or [])
     options = DataOptions(
@@ -99,10 +99,11 @@ def tune(
     tell(tuned, options)
 
 
-def _check(out: Path) -> None:
-    """What can be wrong before anything is read."""
+def _check(out: Path, device: str) -> torch.device:
+    """What can be wrong before anything is read; the device."""
     require_optuna()
     shared.check_folder(out)
+    return pick_device(device)
 
 
 def _opened(options: DataOptions, base_to_new: bool) -> Dataset:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from surefoot.data.images import Budget, Images
-from surefoot.data.layout import Dataset
+from surefoot.data.layout import Dataset, Split
 from surefoot.data.packing import PER_SHARD
 from surefoot.data.shards import member_of
 from surefoot.distributed import share
@@ -74,17 +74,12 @@ def batches(
     train, device = dataset.split("train"), next(model.parameters()).device
     labels, texts = torch.tensor(train.labels), _Texts(dataset, needs)
     tokens = model.tokenize(texts.all).to(device)
-    shards = shard_numbers(train.paths) if training.shards_at_a_time else labels
-    draws = _draws(labels, train.groups, shards, texts.num_templates, training)
-    steps: Iterator[_Draw] = itertools.islice(draws, begin, training.num_steps(len(labels)))
+    steps = _steps(train, texts.num_templates, training, begin, read=not isinstance(source, Tensor))
     if isinstance(source, Tensor):
         for rows, seed, template in steps:
             text = _on(device, texts.of(rows, labels[rows], template, seed, texts.pairs_of(rows)))
             yield Batch(None, labels[rows].to(device), text, tokens, feature=source[rows.to(source.device)].to(device))
         return
-
-    if training.shards_at_a_time:
-        steps = fetched_ahead(steps, shards, train.paths)
 
     def made() -> Generator[tuple[Tensor, Mapping[str, Tensor], Tensor, Tensor | None, Tensor | None], None, None]:
         for rows, seed, template in steps:
@@ -183,6 +178,15 @@ def shard_numbers(paths: Sequence[Path]) -> Tensor:
     place: dict[object, int] = {}
     tars = ((found[0] if (found := member_of(path)) else row // PER_SHARD) for row, path in enumerate(paths))
     return torch.tensor([place.setdefault(tar, len(place)) for tar in tars])
+
+
+def _steps(train: Split, num_templates: int, training: Training, begin: int, *, read: bool) -> Iterator[_Draw]:
+    """Those of a run after `begin`; where images are `read`, the shards of those to come are fetched before their turn."""
+    labels = torch.tensor(train.labels)
+    shards = shard_numbers(train.paths) if training.shards_at_a_time else labels
+    draws = _draws(labels, train.groups, shards, num_templates, training)
+    steps = itertools.islice(draws, begin, training.num_steps(len(labels)))
+    return fetched_ahead(steps, shards, train.paths) if read and training.shards_at_a_time else steps
 
 
 def _draws(labels: Tensor, groups: Sequence[str], shards: Tensor, num_templates: int, training: Training) -> Iterator[_Draw]:

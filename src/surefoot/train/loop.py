@@ -299,8 +299,7 @@ class _Run:
                 if self.progress.step % per_epoch == 0 or self.progress.step == total:
                     self.end_epoch(moving, val_features, -(-self.progress.step // per_epoch))
                 self.between_steps(moving, optimizer, cached, asked())
-            if (late := asked()) is not None:  # while the last step was looked after
-                self.between_steps(moving, optimizer, cached, late)
+            self.between_steps(moving, optimizer, cached, asked())  # asked while the last step was looked after
         if self.keeper.rule != "last":
             put(self.live(moving), self.keeper.weights[self.keeper.epoch])
         self.model.eval()
