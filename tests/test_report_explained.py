@@ -223,6 +223,11 @@ def test_the_gallery_shows_contexts_before_and_after_and_the_images_that_lost_th
     own, other = zero["context/black"], tuned["context/black"]
     sure = max((float(own.confidence[k]), k) for k in range(len(own.label)) if own.prediction[k] == 0 and other.prediction[k] != 0)[1]
     assert first.path == data.written(data.split("test").paths[sure])
+    for name in ("test", "shifts/red"):
+        own, split = zero[f"context/{data.context_of(name)}"], data.split(name)
+        paths = [data.written(path) for path in split.paths]
+        sure_of = [float(own.confidence[paths.index(example.path)]) for example in lost if example.on == name]
+        assert sure_of == sorted(sure_of, reverse=True), "the surest first"
     alone = gallery.examples(tmp_path, data, "flyp", rows[2], rows[0], "", rows)
     assert all(example.tuned == "" for example in alone)
     for record in (*rows, *(replace(example, runs="x") for example in found)):
