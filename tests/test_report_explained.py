@@ -183,7 +183,7 @@ def test_changes_and_overconfidence_by_counting() -> None:
 
 
 def test_the_gallery_shows_contexts_before_and_after_and_the_images_that_lost_theirs(tiny_data: Dataset, tmp_path: Path) -> None:
-    rng, data = np.random.default_rng(1), tiny_data
+    rng, data = np.random.default_rng(4), tiny_data
     rows, stored = [], []
     for number, (method, alpha) in enumerate((("zero_shot", 0.0), ("flyp", 0.5), ("flyp", 1.0))):
         sets = {}
