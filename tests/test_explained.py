@@ -17,7 +17,7 @@ from torch.nn import functional as F
 
 from surefoot import records
 from surefoot.bundle import save_bundle
-from surefoot.compare import Comparison, Plan, conclusions
+from surefoot.compare import Comparison, Plan, conclusions, gallery
 from surefoot.data import Dataset, open_dataset
 from surefoot.errors import SettingError
 from surefoot.explain import Question, Version, chosen, picks, relevance, views
@@ -219,6 +219,38 @@ def test_a_model_alone_is_explained_beside_its_start(
     code, text = typed(*terminal, "explain", tmp_path / "model", "--data", tiny_root, "--out", tmp_path / "more", "--device", "cpu")
     assert code == 0, text
     assert {one.on for one in explained(tmp_path / "more")} == {"test", "shifts/red", "shifts/green"}
+
+
+def test_a_soup_beside_its_runs_is_explained_by_its_own_weights(run: Path, tiny_root: Path, terminal: Typed) -> None:
+    code, text = typed(*terminal, "soup", f"{run}:tp_ft", "--out", run, "--alphas", "0,1", "--device", "cpu")
+    assert code == 0, text
+    code, text = typed(*terminal, "explain", run, "--method", "soup", "--no-maps", "--device", "cpu")
+    assert code == 0, text
+    data, soup = open_dataset(tiny_root), collect(records.read(run)).at("soup", 1.0)[0]
+    found = explained(run / "explain")
+    assert {record.on for record in found} == {"test", "shifts/red", "shifts/green"}
+    for record in found:
+        row = [data.written(path) for path in data.split(record.on).paths].index(record.path)
+        assert record.settings_hash == soup.settings_hash
+        own = records.load_answers(run, soup.answers)[record.on]
+        assert [view["label"] for view in record.views] == ["zero-shot", "Soup (uniform)"]
+        assert record.views[1]["answer"] == data.class_names[own.prediction[row]]
+
+
+def test_a_gallery_of_an_older_form_gives_way(
+    run: Path, tiny_root: Path, tiny_model: ImageTextModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("paired_bootstrap", "paired_bootstrap_of"):
+        monkeypatch.setattr(conclusions, name, partial(getattr(conclusions, name), resamples=10))
+    monkeypatch.setattr(conclusions, "one_standard_error", lambda alphas, *_: (0.5, 0.5))
+    before = collect(records.read(run)).examples
+    assert before
+    monkeypatch.setattr(gallery, "FOLDER", "newer")  # other examples of the same runs
+    monkeypatch.setattr(gallery, "FORM", gallery.FORM + 1)
+    Comparison(tiny_model, open_dataset(tiny_root), PLAN, run).run()
+    after = collect(records.read(run)).examples
+    assert len(after) == len(before)
+    assert all(example.image.startswith("newer/") for example in after)
 
 
 def test_errors_say_what_to_do(run: Path, tmp_path: Path, terminal: Typed) -> None:

@@ -16,6 +16,7 @@ from rich.markup import escape
 
 from surefoot import explain as explaining
 from surefoot import records
+from surefoot import soup as soups
 from surefoot.bundle import CARD, load_bundle
 from surefoot.cli import console as shared
 from surefoot.cli.report import command_of, delivered
@@ -52,7 +53,7 @@ Class = Annotated[
 ]
 PerSet = Annotated[int, typer.Option(help="Images drawn from ID test and each shift, and as many of those whose answer changed.")]
 DrawSeed = Annotated[int, typer.Option(help="Seed of the draw.")]
-Maps = Annotated[bool, typer.Option("--maps/--no-maps", help="Make maps of attention; --no-maps for towers that have none.")]
+NoMaps = Annotated[bool, typer.Option("--no-maps", help="Show classes and contexts alone, for towers that have no maps of attention.")]
 OutOption = Annotated[
     Path | None, typer.Option(help="Folder for page and pictures. Default: RUN/explain, which the run's report shows too.")
 ]
@@ -68,7 +69,7 @@ def explain(
     class_: Class = None,
     per_set: PerSet = 1,
     draw_seed: DrawSeed = 0,
-    maps: Maps = True,
+    no_maps: NoMaps = False,
     out: OutOption = None,
     device: shared.Device = "auto",
 ) -> None:
@@ -85,7 +86,7 @@ def explain(
     question = _question(subject, dataset, class_)
     picked = _picked(subject, dataset, images, per_set, draw_seed, class_)
     with shared.counting("looking") as on_done:
-        explaining.show(folder, subject.model, picked, subject.versions, question, maps=maps, on_done=on_done, **subject.origin)
+        explaining.show(folder, subject.model, picked, subject.versions, question, maps=not no_maps, on_done=on_done, **subject.origin)
     _tell(run, folder, subject)
 
 
@@ -121,6 +122,8 @@ def _run(folder: Path, method: str | None, seed: int | None, device: str) -> _Su
     if shown is None or not shown.others:
         seeds = ", ".join(map(str, runs.seeds(method))) if method else "none that is finished"
         raise SettingError(f"--seed is {seed}, which {folder} does not hold. Seeds there: {seeds}.")
+    if shown.method in soups.NAMES.values():  # a mean of runs, whose weights are its model's
+        return replace(_model(folder, shown.method, device), data=Job.of(folder).data)
     described = runs.described
     if described is None:
         raise DataError(f"{folder / records.FILE} does not say what the classes are. Run the same 'surefoot compare' again, which adds it.")
@@ -140,8 +143,9 @@ def _run(folder: Path, method: str | None, seed: int | None, device: str) -> _Su
 
         head = None
         if alpha == 0 or tuned.method.predict == "head":
-            own = part(state(), "head")
-            head = (own["weight"], own["bias"])
+            first = {name: start[name] for name in ("head.weight", "head.bias")}
+            own = first if alpha == 0 else wise_ft(first, {name: end[name] for name in first}, alpha)
+            head = (own["head.weight"], own["head.bias"])
         return Version(row, label, lambda: part(state(), "model"), head)
 
     versions = [version(one.row, one.label, one.evaluation.alpha) for one in shown.versions]

@@ -252,7 +252,8 @@ class Comparison:
     def _conclude(self, found: Sequence[records.Evaluation]) -> None:
         """Write the choices and differences that follow from `found`, unless just these are what was written last."""
         references = self.references.standing()
-        runs = _hash([*sorted(_key_of(record) for record in found), *((r.share, r.seed, r.settings_hash) for r in references)])
+        models = [(r.share, r.seed, r.settings_hash) for r in references]
+        runs = _hash([*sorted(_key_of(record) for record in found), *models, gallery.FORM])
         chosen = conclusions.choices(found, self.folder)
         new: list[records.Record] = [replace(choice, runs=runs) for choice in chosen]
         new += [replace(difference, runs=runs) for difference in conclusions.differences(found, self.folder, chosen)]

@@ -21,6 +21,7 @@ FOLDER = "gallery"
 SIDE = 160
 PER_CHANGE = 12
 PER_CLASS = 2
+FORM = 2  # of the examples; those of the first form, without contexts, give way where a finished run is gone through again
 
 
 def examples(
