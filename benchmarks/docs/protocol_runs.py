@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from surefoot import records
-from surefoot.errors import SurefootError
+from surefoot.errors import DataError, SurefootError
 from surefoot.report import series_markdown
 from surefoot.report.runs import ZERO_SHOT, display_name
 from surefoot.report.series import PICTURE
@@ -31,8 +31,9 @@ HEAD = """# Protocols on IconShift
 
 The [protocols](protocols.md) with IconCLIP, at full size. A section comes from its command, which goes on where it was interrupted, and
 `python benchmarks/docs/protocol_runs.py` writes this page from the runs. Settings are those of the embedded recipe but for what a command
-says; nothing was tuned. Cells are top-1 accuracy in percent, mean ± standard deviation over seeds; differences are in points with paired
-bootstrap 95% intervals over images and seeds, in brackets where undecided."""
+says; nothing was tuned. All were made on cores of an AMD EPYC with AVX-512, one thread each. Cells are top-1 accuracy in percent, mean ±
+standard deviation over seeds; differences are in points with paired bootstrap 95% intervals over images and seeds, in brackets where
+undecided."""
 
 
 def body(folder: Path, docs: Path) -> str:
@@ -48,13 +49,30 @@ def body(folder: Path, docs: Path) -> str:
     shutil.copy(folder / "report" / PICTURE, docs / picture)
     seeds = sorted({seed for own in table.seeds.values() for seed in own})
     lines = [
-        f"Seeds {', '.join(map(str, seeds))}. " + " ".join(table.series.notes),
+        f"Seeds {', '.join(map(str, seeds))}; {made_by(folder)}. " + " ".join(table.series.notes),
         " ".join(sentences(table)),
         series_markdown(found).strip(),
         f"![{table.series.protocol}]({picture.as_posix()})",
         differences(table),
     ]
     return "\n\n".join(line.strip("\n") for line in lines if line.strip())
+
+
+def made_by(folder: Path) -> str:
+    """Precision and versions of the runs of all parts.
+
+    Raises:
+        DataError: no part is finished.
+    """
+    each = (record for part in sorted(folder.glob(f"*/{records.FILE}")) for record in records.read(part.parent))
+    of = {
+        f"{one.settings['precision']}, torch {one.provenance['torch']}, {one.provenance['machine']}"
+        for one in each
+        if isinstance(one, records.Evaluation) and one.method != ZERO_SHOT
+    }
+    if not of:
+        raise DataError(f"{folder} holds no run of a method. Let its command go on.")
+    return " and ".join(sorted(of))
 
 
 def differences(table: Standing) -> str:
