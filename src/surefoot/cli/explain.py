@@ -134,6 +134,16 @@ def _run(folder: Path, method: str | None, seed: int | None, device: str) -> _Su
         raise DataError(
             f"{job.model} is not the model any more that {folder} was trained from. Give the model that it was, or train again."
         )
+    versions = _versions(model, tuned, shown, described)
+    origin = {"method": tuned.method.name, "seed": tuned.seed, "settings_hash": records.settings_hash(tuned.settings)}
+    return _Subject(
+        model, versions, described.class_names["seen"], described.templates, described.contexts, folder, runs, shown, job.data,
+        {**origin, "provenance": tuned.origin},
+    )  # fmt: skip
+
+
+def _versions(model: ImageTextModel, tuned: Ingredient, shown: BeforeAfter, described: records.Described) -> list[Version]:
+    """The zero-shot model, and the points between it and the run that are shown."""
     start = start_of(model, described.class_names["seen"], described.templates)
     end = tuned.weights()
 
@@ -149,13 +159,7 @@ def _run(folder: Path, method: str | None, seed: int | None, device: str) -> _Su
         return Version(row, label, lambda: part(state(), "model"), head)
 
     versions = [version(one.row, one.label, one.evaluation.alpha) for one in shown.versions]
-    if shown.zero is None:
-        versions.insert(0, version("zero_shot", "zero-shot", 0.0))
-    origin = {"method": tuned.method.name, "seed": tuned.seed, "settings_hash": records.settings_hash(tuned.settings)}
-    return _Subject(
-        model, versions, described.class_names["seen"], described.templates, described.contexts, folder, runs, shown, job.data,
-        {**origin, "provenance": tuned.origin},
-    )  # fmt: skip
+    return versions if shown.zero else [version("zero_shot", "zero-shot", 0.0), *versions]
 
 
 def _model(folder: Path, method: str | None, device: str) -> _Subject:

@@ -30,7 +30,7 @@ def chosen(name: str, size: int, changed: NDArray[np.bool_] | None, count: int, 
 
     Examples:
         >>> chosen("test", 4, np.array([True, True, True, True]), 1, seed=0)
-        [(0, 'drawn'), (1, 'changed')]
+        [(2, 'drawn'), (0, 'changed')]
     """
     order: Sequence[int] = np.random.default_rng([seed, zlib.crc32(name.encode())]).permutation(size).tolist()
     found: list[tuple[int, Why]] = [(row, "drawn") for row in order[:count]]

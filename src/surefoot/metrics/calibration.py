@@ -95,7 +95,7 @@ def overconfidence(confidence: NDArray[np.floating], correct: Correct) -> float:
         SettingError: as `reliability`.
 
     Examples:
-        >>> overconfidence(np.array([0.75, 0.75, 0.25]), np.array([True, False, False]))
+        >>> overconfidence(np.array([0.75, 0.75]), np.array([True, False]))
         0.25
     """
     (only,) = reliability(confidence, correct, num_bins=1)
