@@ -93,7 +93,7 @@ def _figures(found: Sequence[Record], card: Card, column: str | None) -> str:
     if own is None or zero is None:
         return ""
     shown = [c for c in ("test", column) if c and c in own.accuracy and c in zero.accuracy]
-    return "; ".join(f"{plain(header(c))} {100 * own.accuracy[c]:.1f} % (zero-shot {100 * zero.accuracy[c]:.1f} %)" for c in shown)
+    return "; ".join(f"{header(c)} {100 * own.accuracy[c]:.1f} % (zero-shot {100 * zero.accuracy[c]:.1f} %)" for c in shown)
 
 
 def _settings(origin: Mapping[str, Any]) -> dict[str, str]:
