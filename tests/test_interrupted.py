@@ -13,6 +13,7 @@ import logging
 import os
 import queue
 import signal
+import socket
 import sys
 import threading
 import time
@@ -364,3 +365,17 @@ def test_fit_is_at_work_until_its_model_is_written(
     code, said = typed(monkeypatch, capsys, "status", out)
     assert "stopped at" in said and "Go on: surefoot fit" in said
     assert json.loads((out / "job.json").read_text())["form"] == 2
+
+
+@pytest.mark.parametrize("command", ["evaluate", "soup"])
+def test_what_another_command_is_writing_is_left_alone(
+    command: str, tiny_root: Path, tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    trained, out = tmp_path / "run", tmp_path / "busy"
+    given = ["--model", f"local-dir:{tiny_folder}", "--method", "tp_ft", "--set", "steps=2", "--precision", "fp32", "--out", trained]
+    assert typed(monkeypatch, capsys, "fit", tiny_root, *given)[0] == 0
+    out.mkdir()
+    (out / ".run.lock").write_text(json.dumps({"pid": os.getppid(), "host": socket.gethostname(), "doing": "compare"}))
+    code, said = typed(monkeypatch, capsys, command, trained, *([tiny_root] if command == "evaluate" else []), "--out", out)
+    assert code == 2 and f"is being written by another 'surefoot compare': process {os.getppid()}" in said
+    assert [path.name for path in out.iterdir()] == [".run.lock"]

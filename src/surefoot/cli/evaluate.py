@@ -19,6 +19,7 @@ from surefoot.cli.report import COMMAND, write_report
 from surefoot.compare import Plan, evaluation
 from surefoot.data import Dataset
 from surefoot.data.subsets import whole
+from surefoot.data.writing import alone
 from surefoot.errors import DataError
 from surefoot.folders import put_text
 from surefoot.identity import weights_hash
@@ -27,6 +28,7 @@ from surefoot.methods import get
 from surefoot.model import ImageTextModel, load_model, pick_device
 from surefoot.protocols import Judge, Member, Outcome
 from surefoot.train import State, start_state
+from surefoot.watching import LOCK
 
 
 def evaluate(
@@ -62,10 +64,11 @@ def evaluate(
     shared.tell_notes(dataset)
     _check_same_data(out, dataset)
     base = load_model(bundle.card.base, device=pick_device(device), precision=chosen)
-    outcomes = _judged(bundle, base, dataset, corruptions)
-    _record(bundle, outcomes, out, dataset, records.provenance() | {"data": dataset.fingerprint(), "weights": weights_hash(base)})
-    put_text(out / COMMAND, "surefoot " + shlex.join(sys.argv[1:]) + "\n")
-    write_report(out)
+    with alone(out, LOCK, "--out", "what is finished is kept", doing="evaluate"):
+        outcomes = _judged(bundle, base, dataset, corruptions)
+        _record(bundle, outcomes, out, dataset, records.provenance() | {"data": dataset.fingerprint(), "weights": weights_hash(base)})
+        put_text(out / COMMAND, "surefoot " + shlex.join(sys.argv[1:]) + "\n")
+        write_report(out)
 
 
 def _check_same_data(out: Path, dataset: Dataset) -> None:

@@ -20,6 +20,7 @@ from surefoot.cli.report import COMMAND, write_report
 from surefoot.compare import choices, description, differences, evaluation
 from surefoot.data import Dataset
 from surefoot.data.draws import of_seed
+from surefoot.data.writing import alone
 from surefoot.errors import DataError, MissingDataError, SettingError, unknown_name
 from surefoot.folders import put_text
 from surefoot.identity import weights_hash
@@ -32,6 +33,7 @@ from surefoot.protocols import Judge, Member, Outcome
 from surefoot.report.runs import Runs, collect
 from surefoot.soup import Ingredient
 from surefoot.train import State, start_state
+from surefoot.watching import LOCK
 
 Given = Annotated[
     list[str],
@@ -63,14 +65,17 @@ def soup(
         job = replace(Job.of(first.folder), model=first.settings["model"], precision=first.settings["precision"], device=device)
         dataset, model = _opened(job, first)
         start = start_state(model, dataset)
-        state, kept = _made(ingredients, model, dataset, is_greedy=greedy)
-        method, settings = soups.method_of(kept, is_greedy=greedy), soups.settings_of(ingredients, kept, is_greedy=greedy)
-        outcomes = _judged(model, dataset, start, method, state, coefficients, job.plan.corruptions)
-        rows = soups.validation_rows(dataset, ingredients)
-        _record(out, dataset, settings, {alpha: _with_val(outcome, rows) for alpha, outcome in outcomes.items()}, first.origin)
-        save_bundle(out / "model", model, state, dataset, method, 1.0, seed=0, settings=settings, **records.provenance(), **first.origin)
-        if not (out / JOB).is_file():  # the command of a comparison that stands there is the one to repeat
-            put_text(out / COMMAND, "surefoot " + shlex.join(sys.argv[1:]) + "\n")
+        with alone(out, LOCK, "--out", "what is finished is kept", doing="soup"):
+            state, kept = _made(ingredients, model, dataset, is_greedy=greedy)
+            method, settings = soups.method_of(kept, is_greedy=greedy), soups.settings_of(ingredients, kept, is_greedy=greedy)
+            outcomes = _judged(model, dataset, start, method, state, coefficients, job.plan.corruptions)
+            rows = soups.validation_rows(dataset, ingredients)
+            _record(out, dataset, settings, {alpha: _with_val(outcome, rows) for alpha, outcome in outcomes.items()}, first.origin)
+            save_bundle(
+                out / "model", model, state, dataset, method, 1.0, seed=0, settings=settings, **records.provenance(), **first.origin
+            )
+            if not (out / JOB).is_file():  # the command of a comparison that stands there is the one to repeat
+                put_text(out / COMMAND, "surefoot " + shlex.join(sys.argv[1:]) + "\n")
     write_report(out)
 
 
