@@ -133,7 +133,7 @@ def test_a_model_card_shows_names_as_text(folders: tuple[Path, Path], tiny_model
         origin={"seed": 0, "settings": {bad: bad}, "torch": bad},
     )  # fmt: skip
     for target in ("open_clip", "transformers", "onnx"):
-        write_card(tmp_path, Bundle(tiny_model, {}, replace(card)), target, tmp_path / "none", None)
+        write_card(tmp_path, Bundle(tiny_model, {}, replace(card)), target, [], None)
         text = (tmp_path / "README.md").read_text(encoding="utf-8")
         outside = re.sub(r"```.*?```|`[^`\n]*`", "", text, flags=re.S)
         assert "<script" not in outside.partition("\n---\n")[2] and "<img" not in outside

@@ -85,9 +85,10 @@ def test_a_file_that_vanishes_is_named_and_the_run_goes_on_once_it_is_back(
 def test_a_disk_that_does_not_give_a_file_is_no_damaged_image(
     number: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise OSError(number, os.strerror(number), str(tmp_path / "a.png"))
 
+    (tmp_path / "a.png").write_bytes(b"is there")
     monkeypatch.setattr(Image, "open", refuse)
     with pytest.raises(DataError, match=rf"a\.png cannot be read \({said}.*run the same command again"):
         read_image(tmp_path / "a.png")

@@ -18,6 +18,7 @@ from surefoot.metrics import change, overconfidence
 from surefoot.records import Answers, Choice, Evaluation, Record
 from surefoot.report import contexts, reliability, write_page
 from surefoot.report.answers import Stored
+from surefoot.report.before_after import before_after
 from surefoot.report.runs import Runs, collect
 
 SIZES = {"test": 60, "shifts/red": 40, "shifts/green": 30}
@@ -158,6 +159,18 @@ def test_a_page_without_contexts_or_shifts_leaves_the_sections_out(folder: Path,
     page = write_page(folder, tmp_path / "page", command="").read_text()
     assert 'id="contexts"' not in page
     assert "Calibration under shift" not in page
+
+
+def test_a_method_whose_alpha_is_zero_has_nothing_after(folder: Path) -> None:
+    """A classifier at alpha 0 is the zero-shot model itself: `evaluate` records no other."""
+    found = [one for one in records.read(folder) if not isinstance(one, Evaluation) or one.method == "zero_shot"]
+    own = next(one for one in found if isinstance(one, Evaluation))
+    choice = Choice(method="flyp", seed=0, alpha=0.0, argmax=0.0)
+    kept = [one for one in found if not isinstance(one, Choice)]
+    runs = collect([*kept, replace(own, method="flyp"), choice])
+    shown = before_after(runs)
+    assert shown is not None and not shown.others
+    assert reliability.section(runs, Stored(folder)) is None and contexts.section(runs, Stored(folder)) is None
 
 
 def test_models_that_were_asked_other_images_are_not_compared(folder: Path, runs: Runs) -> None:

@@ -116,9 +116,10 @@ def whole_file(path: Path) -> Iterator[Path]:
         try:
             yield partial
             partial.replace(path)
-        finally:
+        except BaseException:
             with suppress(OSError):
                 partial.unlink()
+            raise
 
 
 def put_text(path: Path, text: str) -> None:

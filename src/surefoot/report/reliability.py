@@ -25,8 +25,8 @@ def section(runs: Runs, stored: Stored) -> dict[str, object] | None:
 
 
 def section_of(shown: BeforeAfter, runs: Runs, stored: Stored) -> dict[str, object] | None:
-    """The same for one method and seed."""
-    if not (panels := panels_of(shown, stored, marks.css_class(runs.methods.index(shown.method)))):
+    """The same for one method and seed; None too where nothing but the zero-shot model was judged."""
+    if not shown.others or not (panels := panels_of(shown, stored, marks.css_class(runs.methods.index(shown.method)))):
         return None
     return {
         "method": display_name(shown.method),
