@@ -432,6 +432,9 @@ def test_the_limit_of_pixels_is_told_and_can_be_raised(tmp_path: Path, monkeypat
     with pytest.raises(DataError, match=r"bomb\.png is too large to be read .*SUREFOOT_MAX_PIXELS"):
         read_image(path)
     assert "is too large to be read" in json.loads(_look_at(path))["error"]
+    with monkeypatch.context() as other, pytest.raises(DataError, match=r"3600000000 pixels, and 178956970 are allowed"):
+        other.setattr(Image, "MAX_IMAGE_PIXELS", None)  # as a package may set it that is loaded beside
+        read_image(path)
     Image.new("L", (50, 40)).save(path)
     before = Image.MAX_IMAGE_PIXELS
     monkeypatch.setenv("SUREFOOT_MAX_PIXELS", "1500")

@@ -131,12 +131,16 @@ def open_image(path: Path) -> Image.Image:
 
     Raises:
         DataError: it is no regular file, or a member of too many bytes.
-        UnidentifiedImageError, OSError and others of Pillow: it is no image that can be read.
+        UnidentifiedImageError, OSError and others of Pillow: it is no image that can be read, or one of too many pixels.
     """
     found = source(path)
     if isinstance(found, Path):
         check_regular(found)
-    return Image.open(found, formats=FORMATS)
+    opened = Image.open(found, formats=FORMATS)
+    if (pixels := opened.width * opened.height) > (most := limit(PIXELS)):  # other packages, such as wilds, turn Pillow's own limit off
+        opened.close()
+        raise Image.DecompressionBombError(f"{pixels} pixels, and {most} are allowed")
+    return opened
 
 
 def _upright(image: Image.Image) -> Image.Image:
