@@ -9,11 +9,13 @@ OUT ?= runs/iconshift
 demo: setup  ## fine-tune on the embedded benchmark, print the table, write the report
 	$(BIN)/surefoot compare iconshift --out $(OUT)
 
-test: setup  ## what CI runs
+test: $(VENV)/.docs  ## what CI runs: format, lint, types, tests, every block of the documents, the site
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto -m slow tests/test_doc_blocks.py
+	$(BIN)/sphinx-build -W --keep-going -q -b html -c docs . build/site
 
 check: setup  ## the fast loop
 	$(BIN)/ruff check .
