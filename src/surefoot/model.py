@@ -64,7 +64,7 @@ class ImageTextModel(nn.Module):
             raise unknown_name("precision", precision, get_args(Precision))
         self.precision: Precision = precision
         self.name = name
-        self.clip = clip
+        self.clip = layers.folding(clip)
         self.preprocess_train, self.preprocess = transforms
         self._tokenizer = tokenizer
         self._model_cfg = dict(model_cfg)
