@@ -37,6 +37,7 @@ from surefoot.anchors.pool import open_pool
 from surefoot.cli.console import plain
 from surefoot.data import Dataset, load, read_image
 from surefoot.data import images as reading
+from surefoot.data import images as reading
 from surefoot.data.catalog.loaders.official import _mat
 from surefoot.data.catalog.loaders.stored import Stored
 from surefoot.data.dataset_toml import read_config
@@ -450,6 +451,7 @@ def test_the_limit_of_pixels_is_told_and_can_be_raised(tmp_path: Path, monkeypat
     monkeypatch.setenv("SUREFOOT_MAX_PIXELS", "many")
     with pytest.raises(SettingError, match=r"SUREFOOT_MAX_PIXELS is 'many'"):
         read_image(path)
+    assert reading._quiet._readers == 0, "nobody reads any more, so that the next one sets warnings and limits again"
 
 
 def test_only_declared_formats_are_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,11 +44,17 @@ batches = importlib.import_module("surefoot.train.batches")  # the package has a
 
 
 def on_disk(cache: Path) -> int:  # noqa: F811
-    """Bytes of shards, whole or half, in the cache."""
-    found = 0
+    """Bytes of shards, whole or half, in the cache, at a moment at which nothing changes."""
+    while (found := sizes_in(cache)) != sizes_in(cache):
+        continue  # what is renamed or given up between two looks would be counted twice
+    return sum(found.values())
+
+
+def sizes_in(cache: Path) -> dict[Path, int]:  # noqa: F811
+    found = {}
     for path in (cache / "shards").rglob("*"):
         try:
-            found += path.stat().st_size if path.suffix in (".tar", ".part") else 0
+            found |= {path: path.stat().st_size} if path.suffix in (".tar", ".part") else {}
         except FileNotFoundError:  # given up at this moment
             continue
     return found

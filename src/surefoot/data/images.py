@@ -64,6 +64,7 @@ class _Quiet:
         self._pixels: int | None = None
 
     def __enter__(self) -> None:
+        most = limit(PIXELS)  # raises before anything is counted
         with self._lock:
             self._readers += 1
             if self._readers == 1:
@@ -71,7 +72,7 @@ class _Quiet:
                 self._caught.__enter__()
                 warnings.filterwarnings("ignore", module=r"PIL\.")
                 self._pixels = Image.MAX_IMAGE_PIXELS
-                if (most := limit(PIXELS)) != USUAL[PIXELS]:
+                if most != USUAL[PIXELS]:
                     Image.MAX_IMAGE_PIXELS = most // 2  # Pillow warns from there on, and raises at twice as many
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
