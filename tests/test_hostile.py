@@ -37,7 +37,6 @@ from surefoot.anchors.pool import open_pool
 from surefoot.cli.console import plain
 from surefoot.data import Dataset, load, read_image
 from surefoot.data import images as reading
-from surefoot.data import images as reading
 from surefoot.data.catalog.loaders.official import _mat
 from surefoot.data.catalog.loaders.stored import Stored
 from surefoot.data.dataset_toml import read_config
