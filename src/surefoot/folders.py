@@ -150,15 +150,15 @@ def _clear_up(out: Path) -> None:
     pattern = re.compile(rf"\.{re.escape(out.name)}\.{re.escape(socket.gethostname())}-(\d+)\..*{re.escape(SUFFIX)}")
     for place in sorted(out.parent.iterdir()) if out.parent.is_dir() else ():
         found = pattern.fullmatch(place.name)
-        if found is None or place.is_symlink() or _runs(int(found[1])):
+        if found is None or place.is_symlink() or runs(int(found[1])):
             continue
         back = ", and what stood there before is back" if _put_back(place, out) else ""
         shutil.rmtree(place, ignore_errors=True)
         log.warning("%s was being written by process %s, which is gone; the half of it is cleared away%s.", out, found[1], back)
 
 
-def _runs(pid: int) -> bool:
-    """Whether another process of this machine may be at work; one with this process's own number was there before it."""
+def runs(pid: int) -> bool:
+    """Whether another process of this machine may be at work; one with this process's own number is none, it had the number before."""
     if os.name == "nt" or pid == os.getpid():  # on Windows signal 0 would end it
         return pid != os.getpid()
     try:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from surefoot.errors import DataError
+from surefoot.folders import runs
 from surefoot.guard.texts import SMALL, parse_json, read_bytes
 
 log = logging.getLogger(__name__)
@@ -84,7 +85,7 @@ def holder(folder: Path, command: str) -> Holder | None:
         pid, host = int(owner["pid"]), str(owner["host"])
     except (ValueError, TypeError, KeyError):
         return None
-    return Holder(pid, host, pid == os.getpid() or _runs(pid) if host == socket.gethostname() else None)
+    return Holder(pid, host, pid == os.getpid() or runs(pid) if host == socket.gethostname() else None)
 
 
 def _made(lock: Path, own: str) -> bool:
@@ -112,7 +113,7 @@ def _take_away(lock: Path, command: str, option: str) -> None:
         pid, host, doing = int(owner["pid"]), str(owner["host"]), str(owner.get("doing", command))
     except (ValueError, TypeError, KeyError):
         pid, host, doing = 0, "", command
-    if pid > 0 and host == socket.gethostname() and not _runs(pid):
+    if pid > 0 and host == socket.gethostname() and not runs(pid):
         if _moved_aside(lock, text):
             log.warning("%s was left behind by process %d, which is gone; it is taken over.", lock, pid)
         return
@@ -135,19 +136,6 @@ def _moved_aside(lock: Path, text: str) -> bool:
         return False
     aside.unlink()
     return True
-
-
-def _runs(pid: int) -> bool:
-    """Whether a process of this machine runs; one with this process's own number does not, it had the number before."""
-    if os.name == "nt":  # there signal 0 would end it
-        return pid != os.getpid()
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        return True
-    return pid != os.getpid()
 
 
 def _text(path: Path) -> str | None:
