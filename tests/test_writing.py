@@ -20,6 +20,7 @@ from conftest import typed
 from surefoot.data import writing
 from surefoot.data.writing import alone
 from surefoot.errors import DataError
+from surefoot.folders import runs, whole_file
 
 LOCK = ".caption.lock"
 HOST = socket.gethostname()
@@ -154,3 +155,15 @@ def test_two_commands_of_a_kind_do_not_write_into_one_folder(
     code, text = typed(monkeypatch, capsys, *arguments)
     assert (code, (folder / result).is_file()) == (0, True), text
     assert not list(folder.glob(".*"))
+
+
+def test_a_file_that_is_not_finished_leaves_nothing_and_the_one_before(tmp_path: Path) -> None:
+    (path := tmp_path / "page.html").write_text("before")
+    with pytest.raises(KeyError), whole_file(path) as partial:
+        partial.write_text("half")
+        raise KeyError
+    assert [one.name for one in tmp_path.iterdir()] == ["page.html"] and path.read_text() == "before"
+
+
+def test_the_number_of_this_process_is_that_of_one_before_it() -> None:
+    assert runs(os.getppid()) and not runs(os.getpid()) and not runs(2**22 + 1)
