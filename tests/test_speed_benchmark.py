@@ -61,11 +61,16 @@ def test_a_batch_has_as_many_distinct_texts_as_a_real_one(tiny_model: ImageTextM
 def test_the_page_shows_medians_with_their_range() -> None:
     machine = {"cpu": "C", "threads": 2, "torch": "2"}
     one = {
-        "batch_size": 32, "precision": "bf16", "attention": "math", "apart": {"loss": 0.0, "gradients": 2e-6}, "rate_share": 0.345,
+        "batch_size": 32, "precision": "bf16", "attention": {"exact": "math", "all on": "math"},
+        "apart": {"loss": 0.0, "gradients": 2e-6}, "rate_share": 0.345,
         "seconds": {"straight": 4.0, "exact": 2.0, "all on": 1.0},
         "faster": {"exact": {"median": 2.0, "low": 1.9, "high": 2.1}, "all on": {"median": 4.0, "low": 3.5, "high": 4.5}},
     }  # fmt: skip
     slower = one | {"seconds": {"straight": 6.0, "exact": 3.0, "all on": 1.2}}
+    assert page.kernels({"models": {"M": {"flyp": one}}}) == "Attention is written out as matrix products, which was faster here."
+    fused = one | {"attention": {"exact": "fused", "all on": "math"}}
+    told = page.kernels({"models": {"M": {"flyp": fused, "tp_ft": one, "arf": fused}}})
+    assert "faster, M, exact (FLYP, ARF), and written" in told
     text = page.steps({"models": {"ViT-B-32": {"tp_ft": one, "car_ft": slower}}, "repeats": 5, "machine": machine})
     assert "| ViT-B-32 | TP-FT | 32 | 4.00 | 2.00 | 1.00 | 2.00 [1.90, 2.10] | 4.00 [3.50, 4.50] | 34% |" in text
     assert "| ViT-B-32, exact | 1.50 |" in text

@@ -44,14 +44,27 @@ def steps(made: Mapping[str, Any]) -> str:
             lines.append(f"| {model} | {display_name(name)} | {one['batch_size']} | {seconds} | {ratios} | {one['rate_share']:.0%} |")
     gaps = [one["apart"]["gradients"] for methods in made["models"].values() for one in methods.values()]
     formats = sorted({one["precision"] for methods in made["models"].values() for one in methods.values()})
-    kernels = " or ".join(sorted({one["attention"] for methods in made["models"].values() for one in methods.values()}))
     table = costs(made)
     lines += ["", *([table, ""] if table else [])]
     lines.append(
         f"The gradients of both ways are apart by {max(gaps):.0e} at most, relative to their length. "
-        f'"All on" is {" and ".join(formats)}, attention by {kernels}. {made["repeats"]} repeats; {machine(made)}.'
+        f'"All on" is {" and ".join(formats)}. {kernels(made)} {made["repeats"]} repeats; {machine(made)}.'
     )
     return "\n".join(lines)
+
+
+def kernels(made: Mapping[str, Any]) -> str:
+    """By which kernel attention was computed, a sentence."""
+    fused: dict[str, list[str]] = {}
+    for model, methods in made["models"].items():
+        for name, one in methods.items():
+            for kind, kernel in one["attention"].items():
+                if kernel == "fused":
+                    fused.setdefault(f"{model}, {kind}", []).append(display_name(name))
+    if not fused:
+        return "Attention is written out as matrix products, which was faster here."
+    where = "; ".join(f"{step} ({', '.join(names)})" for step, names in fused.items())
+    return f"Attention is a fused kernel where that was faster, {where}, and written out as matrix products elsewhere."
 
 
 def profile(made: Mapping[str, Any]) -> str:
