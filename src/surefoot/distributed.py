@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, TypeVar
@@ -194,6 +195,34 @@ def agreed(value: _Value) -> _Value:
     given = [value]
     dist.broadcast_object_list(given)
     return given[0]
+
+
+def any_of(number: int | None, device: torch.device) -> int | None:
+    """The largest number that a process has, in all of them at once, so that all do alike; None where none has one.
+
+    Args:
+        number: more than 0, or None.
+        device: of this process.
+    """
+    if num_processes() == 1:
+        return number
+    held = torch.tensor(number or 0, device=device)
+    dist.all_reduce(held, dist.ReduceOp.MAX)
+    return int(held) or None
+
+
+def lost(error: RuntimeError) -> str:
+    """What an error says of another process of the run that cannot be reached; "" if it is about something else.
+
+    Gloo's errors are plain ones that begin with a file of its own; others have a class.
+
+    Examples:
+        >>> lost(RuntimeError("[/src/gloo/tcp/pair.cc:1] Connection closed by peer [::1]:2. This is typically caused by a crash."))
+        'Connection closed by peer [::1]:2'
+    """
+    if not dist.is_available() or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
+        return ""
+    return re.sub(r"^\[[^]]*\] *", "", str(error)).split("\n")[0].split(". ")[0].rstrip(".") or type(error).__name__
 
 
 def merged(found: Mapping[_Key, _Value]) -> dict[_Key, _Value]:

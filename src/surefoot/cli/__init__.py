@@ -44,7 +44,7 @@ from surefoot.cli.soup import soup
 from surefoot.cli.status import status
 from surefoot.cli.sweep import sweep
 from surefoot.cli.tune import tune
-from surefoot.errors import SettingError, SurefootError
+from surefoot.errors import SettingError, SurefootError, TrainingError
 
 RESUME = (fit, compare, tune, frontier, caption, retrieve, shards, sweep, *COMMANDS)
 TOGETHER = (fit, compare, sweep, *COMMANDS)
@@ -111,11 +111,22 @@ def _interruptible(command: Callable[..., None]) -> Callable[..., None]:
         except KeyboardInterrupt as error:
             number = error.number if isinstance(error, stopping.Stopped) else signal.SIGINT
             how = "Interrupted" if number == signal.SIGINT else f"Ended by {signal.Signals(number).name}"
-            kept = f" What is finished is kept: the same command goes on from there.\n{_again()}" if command in RESUME else ""
-            Console(stderr=True).print(escape(f"{how}.{kept}"), soft_wrap=True, highlight=False)
+            Console(stderr=True).print(escape(f"{how}.{_kept(command)}"), soft_wrap=True, highlight=False)
             raise typer.Exit(128 + number) from error
+        except RuntimeError as error:
+            if isinstance(error, SurefootError) or not distributed.announced() or not (said := distributed.lost(error)):
+                raise
+            raise TrainingError(
+                f"Another process of this run ended or cannot be reached ({said}). It or torchrun says why, above or below; a process that "
+                f"was killed says nothing, and the system kills where memory runs out.{_kept(command)}"
+            ) from error
 
     return run
+
+
+def _kept(command: Callable[..., None]) -> str:
+    """How to go on, for commands that do."""
+    return f" What is finished is kept: the same command goes on from there.\n{_again()}" if command in RESUME else ""
 
 
 def _again() -> str:

@@ -19,7 +19,7 @@ from surefoot.chunked import Chunks
 from surefoot.clock import Clock
 from surefoot.data.images import Budget, Images
 from surefoot.data.layout import Dataset
-from surefoot.distributed import agreed, is_first, rank, wait, whole
+from surefoot.distributed import agreed, any_of, is_first, rank, wait, whole
 from surefoot.errors import TrainingError
 from surefoot.heads import LinearHead
 from surefoot.layers import set_channels_last, set_checkpointing
@@ -374,7 +374,8 @@ class _Run:
         return text_head(self.model, self.dataset) if self.method.predict == "text" else self.head
 
     def between_steps(self, moving: Moving, optimizer: torch.optim.Optimizer, cached: bool, stop: int | None) -> None:
-        """Write a checkpoint if it is time, or if a signal asks the process to end, which it does then."""
+        """Write a checkpoint if it is time, or if a signal asks the process, or another of the run, to end, which all do then."""
+        stop = any_of(stop, self.device)
         due = stop is not None or time.monotonic() - self.written >= self.checkpoint_seconds
         if self.path and not cached and (agreed(due) if self.shares else due):  # what all hold together is saved by all
             self.save(moving, optimizer)
