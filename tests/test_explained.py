@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -255,11 +256,17 @@ def test_a_gallery_of_an_older_form_gives_way(
 
 def test_errors_say_what_to_do(run: Path, tmp_path: Path, terminal: Typed) -> None:
     (tmp_path / "empty").mkdir()
+    (run / "report").mkdir()
+    (run / "report" / "index.html").write_text("another page")
     for arguments, message in {
         (tmp_path / "empty",): "holds neither a run (job.json) nor a model (surefoot.json)",
         (run, "--method", "flip"): "Did you mean 'flyp'?",
         (run, "--method", "flyp", "--seed", "4"): "--seed is 4, which",
         (run, "--per-set", "0"): "--per-set is 0; it must be 1 or more",
+        (run, "--draw-seed", "-1"): "--draw-seed is -1; it must be 0 or more",
+        (run, "--seed", "4"): "does not hold of tp_ft. Seeds there: 0. Give one of them.",
+        (run, "--out", run / "report"): "is a page of something else, which stays. Give a folder of its own by --out.",
+        (run / "job.json",): "job.json is a file. Give the folder of a run or a model first",
         (run, "--class", " "): "--class is empty",
         (run, "--out", run): "holds the records of a comparison, which stay. Give a folder of its own by --out.",
         (run, tmp_path / "none.png"): "There is no file or folder",
@@ -267,6 +274,39 @@ def test_errors_say_what_to_do(run: Path, tmp_path: Path, terminal: Typed) -> No
     }.items():
         code, text = typed(*terminal, "explain", *arguments, "--device", "cpu")
         assert (code, message in text) == (2, True), text
+    assert (run / "report" / "index.html").read_text() == "another page"
+    lines = (run / records.FILE).read_text().splitlines(keepends=True)
+    (run / records.FILE).write_text("".join(line for line in lines if '"alpha": 1.0' not in line and '"choice"' not in line))
+    for arguments, message in {(): "holds no run that is finished yet", ("--method", "flyp"): "holds no finished run of flyp yet"}.items():
+        code, text = typed(*terminal, "explain", run, *arguments, "--device", "cpu")
+        assert (code, f"{message}. Run the same" in text) == (2, True), text
+
+
+def test_names_of_any_bytes_and_of_markup_are_shown_as_they_are(run: Path, tiny_root: Path, tmp_path: Path, terminal: Typed) -> None:
+    photo = tiny_root / "test" / "bar" / "0.png"
+    odd = [tmp_path / os.fsdecode(b"caf\xe9.png"), tmp_path / "<i>[red].png"]
+    for path in odd:
+        shutil.copy(photo, path)
+    code, text = typed(*terminal, "explain", run, *odd, "--class", "<b>&[/red]", "--no-maps", "--device", "cpu")
+    assert code == 0, text
+    for place in ("report", "explain"):
+        page = (run / place / "index.html").read_bytes()
+        assert b"caf\xe9.png" in page
+        assert b"&lt;i&gt;[red].png" in page and b"&lt;b&gt;&amp;[/red]" in page
+        assert b"<i>[red]" not in page and b"<b>&[" not in page
+
+
+def test_what_was_explained_before_gives_way(run: Path, tiny_root: Path, terminal: Typed) -> None:
+    photos, own = tiny_root / "test" / "bar", run / "explain"
+    for arguments, count in (([photos], 5 * 4), ([photos / "0.png", "--no-maps"], 1)):
+        assert typed(*terminal, "explain", run, *arguments, "--out", own.absolute(), "--device", "cpu")[0] == 0
+        found = explained(own)
+        named = {name for one in found for name in (one.image, *(view["heat"] for view in one.views)) if name}
+        assert len(named) == count
+        there = {f"pictures/{path.name}" for path in (own / "pictures").iterdir()}
+        assert there == named | ({"pictures/mine.webp"} if count == 1 else set())
+        assert (run / "report" / "index.html").read_text().count("<figcaption>0.png") == 1
+        (own / "pictures" / "mine.webp").touch()
 
 
 def test_a_tower_without_maps_is_still_shown_without_them(tiny_model: ImageTextModel, tiny_data: Dataset) -> None:

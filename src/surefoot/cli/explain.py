@@ -76,6 +76,10 @@ def explain(
     """Show where the zero-shot, the fine-tuned and the robust model look on the same images, and which contexts they see."""
     if per_set < 1:
         raise SettingError(f"--per-set is {per_set}; it must be 1 or more.")
+    if draw_seed < 0:
+        raise SettingError(f"--draw-seed is {draw_seed}; it must be 0 or more.")
+    if run.is_file():
+        raise SettingError(f"{run} is a file. Give the folder of a run or a model first, images behind it.")
     if images and data is not None:
         raise SettingError("Give images, or data to draw them from by --data, not both.")
     folder = run / explaining.FOLDER if out is None else out
@@ -118,10 +122,7 @@ def _run(folder: Path, method: str | None, seed: int | None, device: str) -> _Su
         raise MissingDataError(f"{folder} holds no fine-tuned model yet. Run 'surefoot compare' or 'surefoot fit' into it first.")
     if method is not None and method not in runs.methods:
         raise unknown_name(f"method in {folder}", method, runs.methods)
-    shown = before_after(runs, method or "", seed)
-    if shown is None or not shown.others:
-        seeds = ", ".join(map(str, runs.seeds(method))) if method else "none that is finished"
-        raise SettingError(f"--seed is {seed}, which {folder} does not hold. Seeds there: {seeds}.")
+    shown = _shown(folder, runs, method or "", seed)
     if shown.method in soups.NAMES.values():  # a mean of runs, whose weights are its model's
         return replace(_model(folder, shown.method, device), data=Job.of(folder).data)
     described = runs.described
@@ -140,6 +141,26 @@ def _run(folder: Path, method: str | None, seed: int | None, device: str) -> _Su
         model, versions, described.class_names["seen"], described.templates, described.contexts, folder, runs, shown, job.data,
         {**origin, "provenance": tuned.origin},
     )  # fmt: skip
+
+
+def _shown(folder: Path, runs: Runs, method: str, seed: int | None) -> BeforeAfter:
+    """What is shown of a run: one that was fine-tuned, not the zero-shot model alone."""
+
+    def of(number: int | None) -> BeforeAfter | None:
+        found = before_after(runs, method, number)
+        return found if found and found.others else None
+
+    if found := of(seed):
+        return found
+    own = before_after(runs, method)
+    if own is None or not (seeds := [number for number in runs.seeds(own.method) if of(number)]):
+        what = f"no finished run of {method}" if method else "no run that is finished"
+        raise MissingDataError(f"{folder} holds {what} yet. Run the same 'surefoot compare' or 'surefoot fit' again, which goes on.")
+    raise SettingError(
+        f"--seed is {seed}, which {folder} does not hold of {own.method}. Seeds there: {', '.join(map(str, seeds))}. Give one of them."
+        if seed is not None
+        else f"{folder} does not hold the first seed of {own.method} in full. Give one by --seed: {', '.join(map(str, seeds))}."
+    )
 
 
 def _versions(model: ImageTextModel, tuned: Ingredient, shown: BeforeAfter, described: records.Described) -> list[Version]:
@@ -241,7 +262,7 @@ def _tell(run: Path, folder: Path, subject: _Subject) -> None:
     command = "surefoot " + shlex.join(sys.argv[1:])
     chosen = subject.shown.method if subject.shown else ""
     seed = subject.shown.others[0].evaluation.seed if subject.shown and subject.shown.others else None
-    if folder == run / explaining.FOLDER and subject.runs is not None:
+    if folder.resolve() == (run / explaining.FOLDER).resolve() and subject.runs is not None:
         write_page(run, run / "report", command=command_of(run), notes=delivered(run, list(records.read(run))))
     if subject.shown is not None:
         stored = Stored(subject.folder)

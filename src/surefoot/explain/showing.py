@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,13 @@ from surefoot.errors import SettingError
 from surefoot.explain.choice import Why, chosen
 from surefoot.explain.pictures import as_seen, overlaid, save
 from surefoot.explain.views import Question, Version, View, views
+from surefoot.folders import put_text
 from surefoot.model import ImageTextModel
 
 FOLDER = "explain"
 """Where a run keeps what is explained of it, below its own folder; its report shows what lies there."""
-PICTURES = "pictures"
+PAGE, PICTURES = "index.html", "pictures"
+_OWN = re.compile(r"\d{3,}(-\d+)?\.webp")
 
 
 @dataclass(frozen=True)
@@ -109,20 +113,22 @@ def show(
             path=one.written or one.path.name, **origin,
         )  # fmt: skip
         made.append(record)
-    (folder / records.FILE).unlink(missing_ok=True)
-    for record in made:
-        records.append(folder, record)
+    put_text(folder / records.FILE, "".join(json.dumps(asdict(record), sort_keys=True) + "\n" for record in made))
+    _clear(folder, made)
     return made
 
 
 def check_folder(folder: Path) -> None:
-    """Whether a folder may be written into: what is explained of a run lies beside no other records.
+    """Whether a folder may be written into: what is explained of a run lies beside no other records, and takes no other page's place.
 
     Raises:
-        SettingError: it holds those of a comparison.
+        SettingError: it holds records of a comparison, or a page that was not written here.
     """
-    if any(not isinstance(record, records.Explained) for record in records.read(folder)):
+    found = list(records.read(folder))
+    if any(not isinstance(record, records.Explained) for record in found):
         raise SettingError(f"{folder} holds the records of a comparison, which stay. Give a folder of its own by --out.")
+    if not found and (folder / PAGE).exists():
+        raise SettingError(f"{folder / PAGE} is a page of something else, which stays. Give a folder of its own by --out.")
 
 
 def _write(folder: Path, model: ImageTextModel, image: Tensor, own: Sequence[View], number: int) -> list[str]:
@@ -134,6 +140,14 @@ def _write(folder: Path, model: ImageTextModel, image: Tensor, own: Sequence[Vie
         if one is not None:
             save(one, folder / name)
     return [name if one is not None else "" for name, one in zip(names, drawn, strict=True)]
+
+
+def _clear(folder: Path, made: Sequence[records.Explained]) -> None:
+    """Take away pictures of an earlier time that no record names any more, and nothing else."""
+    named = {name for record in made for name in (record.image, *(view["heat"] for view in record.views))}
+    for path in (folder / PICTURES).glob("*.webp"):
+        if _OWN.fullmatch(path.name) and f"{PICTURES}/{path.name}" not in named:
+            path.unlink()
 
 
 def _told(view: View, version: Version, question: Question, heat: str) -> dict[str, Any]:

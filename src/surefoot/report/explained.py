@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from surefoot.errors import DataError
+from surefoot.folders import put_text
 from surefoot.records import FILE, Evaluation, Explained, read
 from surefoot.report import contexts, marks, reliability
 from surefoot.report.answers import Stored
@@ -86,7 +87,7 @@ def write_explained_page(folder: Path, run: Path | None, *, command: str, method
         palettes={scheme: marks.palette(scheme) for scheme in ("light", "dark")},
     )
     path = folder / "index.html"
-    path.write_text(page, encoding="utf-8")
+    put_text(path, page)
     return path
 
 
