@@ -38,11 +38,11 @@ def layer_norm(x: Tensor, module: torch.nn.LayerNorm) -> Tensor:
 
 
 def by_hand(tower: Any, image: Tensor, direction: Tensor, pool: str) -> Tensor:  # noqa: ANN401
-    """The map of one image [3, 6, 6], by loops over patches, heads and tokens."""
-    grid = SIDE // PATCH
+    """The map of one image [3, H, W], by loops over patches, heads and tokens."""
+    rows_of, columns_of = (side // PATCH for side in image.shape[1:])
     tokens = [tower.class_embedding]
-    for row in range(grid):
-        for column in range(grid):
+    for row in range(rows_of):
+        for column in range(columns_of):
             patch = image[:, row * PATCH : (row + 1) * PATCH, column * PATCH : (column + 1) * PATCH]
             tokens.append((tower.conv1.weight * patch).sum(dim=(1, 2, 3)))
     x = layer_norm(torch.stack(tokens) + tower.positional_embedding, tower.ln_pre)
@@ -84,15 +84,15 @@ def by_hand(tower: Any, image: Tensor, direction: Tensor, pool: str) -> Tensor: 
         found = [rolled[0][b] for b in range(1, count)]
     else:
         found = [sum(rolled[a][b] - (a == b) for a in range(1, count)) / (count - 1) for b in range(1, count)]
-    return torch.tensor(found).reshape(grid, grid)
+    return torch.tensor(found).reshape(rows_of, columns_of)
 
 
-@pytest.mark.parametrize("pool", ["tok", "avg"])
-def test_relevance_is_the_rule_written_out(tiny_model: ImageTextModel, pool: str) -> None:
-    model = with_tower(tiny_model, pool_type=pool)
-    image, direction = torch.randn(2, 3, SIDE, SIDE), torch.randn(2, 5)
+@pytest.mark.parametrize(("pool", "height", "width"), [("tok", 6, 6), ("avg", 6, 6), ("tok", 4, 8)])
+def test_relevance_is_the_rule_written_out(tiny_model: ImageTextModel, pool: str, height: int, width: int) -> None:
+    model = with_tower(tiny_model, pool_type=pool, image_size=[height, width])
+    image, direction = torch.randn(2, 3, height, width), torch.randn(2, 5)
     found = relevance(model, image, direction)
-    assert found.shape == (2, 3, 3)
+    assert found.shape == (2, height // 2, width // 2)
     expected = torch.stack([by_hand(model.clip.visual, image[i], direction[i], pool) for i in range(2)])
     assert (expected.amax(dim=(1, 2)) > 1e-3).all(), "a map that is nothing would prove nothing"
     torch.testing.assert_close(found, expected, rtol=2e-4, atol=1e-6)
@@ -185,6 +185,16 @@ def test_frozen_weights_and_inference_mode_give_the_same_map(tiny_model: ImageTe
     assert torch.equal(inside.clone(), expected)
 
 
+def test_maps_are_in_float32_whatever_is_around_them(tiny_model: ImageTextModel) -> None:
+    model = with_tower(tiny_model)
+    image, direction = torch.randn(2, 3, SIDE, SIDE), torch.randn(2, 5)
+    expected = relevance(model, image, direction)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = relevance(model, image, direction)
+        assert torch.is_autocast_enabled("cpu")
+    assert torch.equal(found, expected)
+
+
 def test_maps_are_those_of_the_features_that_the_model_gives(tiny_model: ImageTextModel, monkeypatch: pytest.MonkeyPatch) -> None:
     image, given = torch.randn(2, 3, 32, 32), []
     encode = tiny_model.encode_image
@@ -193,9 +203,9 @@ def test_maps_are_those_of_the_features_that_the_model_gives(tiny_model: ImageTe
     torch.testing.assert_close(given[0], encode(image), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("pool", ["token", "avg"])
-def test_timm_towers_agree_with_their_own_attention(tiny_model: ImageTextModel, pool: str) -> None:
-    model = with_timm(tiny_model, pool)
+@pytest.mark.parametrize(("pool", "registers"), [("token", 0), ("avg", 0), ("token", 2), ("avg", 2)])
+def test_timm_towers_agree_with_their_own_attention(tiny_model: ImageTextModel, pool: str, registers: int) -> None:
+    model = with_timm(tiny_model, pool, registers)
     trunk: Any = model.clip.visual.trunk
     image, direction = torch.randn(2, 3, 32, 32), torch.randn(2, 16)
     found = relevance(model, image, direction)
@@ -209,7 +219,9 @@ def test_timm_towers_agree_with_their_own_attention(tiny_model: ImageTextModel, 
     rolled = torch.eye(maps[0].shape[-1]).repeat(2, 1, 1)
     for attention, gradient in zip(maps, gradients, strict=True):
         rolled = rolled + (gradient * attention).clamp_min(0).mean(1) @ rolled
-    own = rolled[:, 0, 1:] if pool == "token" else (rolled - torch.eye(rolled.shape[-1]))[:, 1:, 1:].mean(1)
+    first = rolled.shape[-1] - 4  # the class token and the registers are no patches
+    assert first == 1 + registers and found.shape == (2, 2, 2)
+    own = rolled[:, 0, first:] if pool == "token" else (rolled - torch.eye(first + 4))[:, first:, first:].mean(1)
     torch.testing.assert_close(found.flatten(1), own.detach(), rtol=1e-4, atol=1e-6)
 
 
@@ -219,12 +231,20 @@ def _timm_by_hand(layer: Any, x: Tensor, maps: list[Tensor]) -> Tensor:  # noqa:
     return layer.proj((maps[-1] @ v).transpose(1, 2).flatten(2))
 
 
-def with_timm(model: ImageTextModel, pool: str) -> ImageTextModel:
+def with_timm(model: ImageTextModel, pool: str, registers: int = 0) -> ImageTextModel:
     import timm
 
     torch.manual_seed(0)
     trunk = timm.models.VisionTransformer(
-        img_size=32, patch_size=16, embed_dim=16, depth=2, num_heads=2, num_classes=0, global_pool=pool, class_token=True
+        img_size=32,
+        patch_size=16,
+        embed_dim=16,
+        depth=2,
+        num_heads=2,
+        num_classes=0,
+        global_pool=pool,
+        class_token=True,
+        reg_tokens=registers,
     )
     visual = torch.nn.Module()
     visual.trunk = trunk

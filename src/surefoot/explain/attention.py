@@ -57,11 +57,12 @@ def relevance(model: ImageTextModel, image: Tensor, direction: Tensor) -> Tensor
         )
     tower = _tower_of(model)
     maps: list[Tensor] = []
-    with torch.inference_mode(False), torch.enable_grad(), _written_out(model, tower, maps):
+    plain = torch.autocast(image.device.type, enabled=False)
+    with torch.inference_mode(False), torch.enable_grad(), plain, _written_out(model, tower, maps):
         features = model.encode_image(image.detach().clone())
         score = (features * direction.detach().clone().to(features)).sum()
         gradients = torch.autograd.grad(score, maps)
-    return tower.read(rollout(maps, gradients)).detach()
+        return tower.read(rollout(maps, gradients)).detach()
 
 
 def rollout(maps: Sequence[Tensor], gradients: Sequence[Tensor]) -> Tensor:
