@@ -34,7 +34,8 @@ _OWN = re.compile(r"\d{3,}(-\d+)?\.webp")
 class Pick:
     """An image that is shown: the set that it is of, why it was picked, and what the data say of it, "" where they say nothing.
 
-    `of` is the class whose score is explained, None for the one that is answered; `border` is cut off each side.
+    `of` is the class whose score is explained, None for the one that is answered; `border` is cut off each side. An image of a set with
+    classes of its own is asked for these: `names`, each of which the training classes of a row of `mapped` count as.
     """
 
     path: Path
@@ -45,6 +46,8 @@ class Pick:
     context: str = ""
     written: str = ""
     border: int = 0
+    names: Sequence[str] = ()
+    mapped: Sequence[Sequence[int]] = ()
 
 
 def picks(dataset: Dataset, changed: Mapping[str, NDArray[np.bool_]], count: int, seed: int) -> list[Pick]:
@@ -66,7 +69,7 @@ def picks(dataset: Dataset, changed: Mapping[str, NDArray[np.bool_]], count: int
             pick = Pick(
                 path=split.paths[row], on=name, why=why, of=None if split.mapped else label, context=dataset.context_of(name) or "",
                 label=(split.class_names if split.mapped else dataset.class_names)[label], written=dataset.written(split.paths[row]),
-                border=split.border,
+                border=split.border, names=split.class_names if split.mapped else (), mapped=split.mapped,
             )  # fmt: skip
             found.append(pick)
     return found
@@ -102,14 +105,18 @@ def show(
     """
     check_folder(folder)
     image = torch.cat([Images([one.path], model.preprocess, border=one.border).batch([0]) for one in picked])
-    seen, wanted = views(model, image, versions, question, [one.of for one in picked], maps=maps, on_done=on_done)
+    of, mapped = [one.of for one in picked], [one.mapped for one in picked]
+    seen, wanted = views(model, image, versions, question, of, mapped=mapped, maps=maps, on_done=on_done)
     names = [*question.names, question.added]
     made = []
-    for number, (one, own, of) in enumerate(zip(picked, seen, wanted, strict=True)):
+    for number, (one, own, row) in enumerate(zip(picked, seen, wanted, strict=True)):
         files = _write(folder, model, image[number], own, number)
-        told = [_told(view, version, question, heat) for view, version, heat in zip(own, versions, files[1:], strict=True)]
+        told = [
+            _told(view, version, one.names or question.names, list(question.contexts), heat)
+            for view, version, heat in zip(own, versions, files[1:], strict=True)
+        ]
         record = records.Explained(
-            image=files[0], on=one.on, why=one.why, of=names[of], views=told, label=one.label, context=one.context,
+            image=files[0], on=one.on, why=one.why, of=names[row], views=told, label=one.label, context=one.context,
             path=one.written or one.path.name, **origin,
         )  # fmt: skip
         made.append(record)
@@ -150,12 +157,12 @@ def _clear(folder: Path, made: Sequence[records.Explained]) -> None:
             path.unlink()
 
 
-def _told(view: View, version: Version, question: Question, heat: str) -> dict[str, Any]:
+def _told(view: View, version: Version, names: Sequence[str], contexts: Sequence[str], heat: str) -> dict[str, Any]:
     return {
         "row": version.row,
         "label": version.label,
-        "answer": question.names[view.answer],
+        "answer": names[view.answer],
         "confidence": round(view.confidence, 6),
-        "context": list(question.contexts)[view.context],
+        "context": contexts[view.context],
         "heat": heat,
     }

@@ -15,7 +15,9 @@ from surefoot.explain.attention import relevance
 from surefoot.heads import class_weight, context_weight, prompt_embeddings
 from surefoot.model import ImageTextModel, templates_named
 from surefoot.prompts import PromptTable
+from surefoot.protocols.judge import of_mapped
 
+Mapped = Sequence[Sequence[int]]
 BATCH = 16
 NUM_NAMES = 20
 """Class names that generic contexts are averaged over: enough for a mean, and 80 templates of 1000 classes would take minutes."""
@@ -50,12 +52,16 @@ class Question:
 
 @dataclass(frozen=True)
 class View:
-    """What one model makes of one image: its class and context, how sure it is of them, and the map [h, w] for the class in question."""
+    """What one model makes of one image: its class and context, how sure it is of them, and the map [h, w] for the class in question.
+
+    `row` is that of `Question.names` whose score answers: `answer` itself, unless the image is asked for classes of its own.
+    """
 
     answer: int
     confidence: float
     context: int
     context_confidence: float
+    row: int
     heat: Tensor | None = None
 
 
@@ -71,6 +77,7 @@ def views(
     question: Question,
     of: Sequence[int | None],
     *,
+    mapped: Sequence[Mapped] = (),
     maps: bool = True,
     on_done: Callable[[int, int], None] | None = None,
 ) -> tuple[list[list[View]], list[int]]:
@@ -85,6 +92,8 @@ def views(
         question: what is asked.
         of: for each image the class whose score its maps explain, the same for all models: a row of `names`, or K for the added name;
             None for what the last version answers.
+        mapped: empty, or for each image the rows of `names` that count as each class of its own, which is what its answer is then asked
+            among, as in `Split.mapped`; () for an image that is asked for the names themselves.
         maps: whether maps are made, which takes a backward pass through the image tower.
         on_done: hears how many passes over a batch are done, and how many there are.
 
@@ -100,8 +109,8 @@ def views(
         raise SettingError(f"The maps of class {wrong[0]} were asked for; there are {known} names, counted from 0. Name one of them.")
     tell = _counter(on_done, len(versions) * len(_parts(image)) * (1 + maps))
     with _holding(model):
-        seen, heads = _answers(model, image, versions, question, tell)
-        wanted = [own[-1].answer if number is None else number for own, number in zip(seen, of, strict=True)]
+        seen, heads = _answers(model, image, versions, question, mapped or [()] * len(image), tell)
+        wanted = [own[-1].row if number is None else number for own, number in zip(seen, of, strict=True)]
         for place, version in enumerate(versions if maps else ()):
             model.load_weights(version.weights())
             for part in _parts(image):
@@ -113,7 +122,12 @@ def views(
 
 
 def _answers(
-    model: ImageTextModel, image: Tensor, versions: Sequence[Version], question: Question, tell: Callable[[], None]
+    model: ImageTextModel,
+    image: Tensor,
+    versions: Sequence[Version],
+    question: Question,
+    mapped: Sequence[Mapped],
+    tell: Callable[[], None],
 ) -> tuple[list[list[View]], list[Tensor]]:
     """The views of every image without maps, and the rows that answer for each version, [K, D] or one more."""
     seen: list[list[View]] = [[] for _ in range(len(image))]
@@ -126,7 +140,7 @@ def _answers(
             weight, bias = _head(model, version, question)
             for part in _parts(image):
                 features = model.encode_image(image[part].to(weight))
-                found = _answered(features @ weight[: len(bias)].T + bias, features @ contexts.T)
+                found = _answered(features @ weight[: len(bias)].T + bias, features @ contexts.T, mapped[part])
                 for row, view in enumerate(found, start=part.start):
                     seen[row].append(view)
                 tell()
@@ -177,8 +191,12 @@ def _head(model: ImageTextModel, version: Version, question: Question) -> tuple[
     return torch.cat([weight.to(device), *extra]), bias.to(device)
 
 
-def _answered(classes: Tensor, contexts: Tensor) -> list[View]:
-    columns = []
-    for logits in (classes, contexts):
-        columns += [logits.argmax(1).tolist(), logits.softmax(1).amax(1).tolist()]
-    return [View(*row) for row in zip(*columns, strict=True)]
+def _answered(classes: Tensor, contexts: Tensor, mapped: Sequence[Mapped]) -> list[View]:
+    """The views of logits [B, K] and [B, P]."""
+    found = []
+    for own, context, rows in zip(classes, contexts, mapped, strict=True):
+        asked = of_mapped(own[None], rows)[0] if rows else own
+        answer, number = int(asked.argmax()), int(context.argmax())
+        row = max(rows[answer], key=lambda one: float(own[one])) if rows else answer
+        found.append(View(answer, float(asked.softmax(0)[answer]), number, float(context.softmax(0)[number]), row))
+    return found
