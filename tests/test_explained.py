@@ -23,6 +23,7 @@ from surefoot.data import Dataset, open_dataset
 from surefoot.errors import SettingError
 from surefoot.explain import Question, Version, chosen, picks, relevance, views
 from surefoot.explain.pictures import MOST, STRONG, as_seen, overlaid, upsampled
+from surefoot.identity import weights_hash
 from surefoot.job import DataOptions, Job
 from surefoot.methods import get, wise_ft
 from surefoot.model import ImageTextModel
@@ -210,6 +211,7 @@ def test_a_model_alone_is_explained_beside_its_start(
     save_bundle(tmp_path / "model", tiny_model, wise_ft(start, end, 0.5), tiny_data, get("tp_ft"), 0.5)
     code, text = typed(*terminal, "explain", tmp_path / "model", tiny_root / "test" / "disc", "--out", tmp_path / "out", "--device", "cpu")
     assert code == 0, text
+    assert "α = 0.5" in (tmp_path / "out" / "index.html").read_text()
     found = explained(tmp_path / "out")
     assert [view["label"] for view in found[0].views] == ["zero-shot", "TP-FT, α = 0.5"]
     assert len(found) == 5
@@ -220,6 +222,17 @@ def test_a_model_alone_is_explained_beside_its_start(
     code, text = typed(*terminal, "explain", tmp_path / "model", "--data", tiny_root, "--out", tmp_path / "more", "--device", "cpu")
     assert code == 0, text
     assert {one.on for one in explained(tmp_path / "more")} == {"test", "shifts/red", "shifts/green"}
+
+
+def test_a_classifier_is_told_from_its_start_by_alpha_and_by_the_weights_it_came_from(
+    tiny_model: ImageTextModel, tiny_data: Dataset, tiny_root: Path, tmp_path: Path, terminal: Typed
+) -> None:
+    start, photo = start_state(tiny_model, tiny_data), tiny_root / "test" / "bar" / "0.png"
+    for weights, message in ((weights_hash(tiny_model), "Explained: "), ("another", "is not the model any more that")):
+        save_bundle(tmp_path / "model", tiny_model, start, tiny_data, get("tp_ft"), 0.0, weights=weights)
+        code, text = typed(*terminal, "explain", tmp_path / "model", photo, "--no-maps", "--out", tmp_path / "out", "--device", "cpu")
+        assert (code, message in text) == (0 if message == "Explained: " else 2, True), text
+    assert [view["label"] for view in explained(tmp_path / "out")[0].views] == ["zero-shot", "TP-FT, α = 0"]
 
 
 def test_a_soup_beside_its_runs_is_explained_by_its_own_weights(run: Path, tiny_root: Path, terminal: Typed) -> None:

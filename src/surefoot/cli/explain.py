@@ -131,10 +131,7 @@ def _run(folder: Path, method: str | None, seed: int | None, device: str) -> _Su
     job = Job.of(folder)
     model = (job if device == "auto" else replace(job, device=device)).load_model()
     tuned = Ingredient.of(folder, next(one.evaluation for one in shown.others), described.class_names["seen"])
-    if weights_hash(model) != tuned.origin["weights"]:
-        raise DataError(
-            f"{job.model} is not the model any more that {folder} was trained from. Give the model that it was, or train again."
-        )
+    _check_base(model, job.model, tuned.origin["weights"], folder)
     versions = _versions(model, tuned, shown, described)
     origin = {"method": tuned.method.name, "seed": tuned.seed, "settings_hash": records.settings_hash(tuned.settings)}
     return _Subject(
@@ -195,7 +192,8 @@ def _model(folder: Path, method: str | None, device: str) -> _Subject:
     base = load_model(
         card.base, device=target, precision=pick_precision(str(card.origin.get("settings", {}).get("precision", "auto")), target)
     )
-    label = display_name(card.method) + (f", α = {card.alpha:g}" if 0 < card.alpha < 1 else "")
+    _check_base(base, card.base, str(card.origin.get("weights", "")), folder)
+    label = display_name(card.method) + (f", α = {card.alpha:g}" if card.alpha < 1 else "")
     start = start_of(base, card.class_names, card.templates)
     versions = [
         Version("zero_shot", "zero-shot", lambda: part(start, "model"), (start["head.weight"], start["head.bias"])),
@@ -208,6 +206,12 @@ def _model(folder: Path, method: str | None, device: str) -> _Subject:
     if found and found.others:
         origin["settings_hash"] = found.others[0].evaluation.settings_hash
     return _Subject(base, versions, card.class_names, card.templates, told, folder, runs, found, None, origin)
+
+
+def _check_base(model: ImageTextModel, name: str, weights: str, folder: Path) -> None:
+    """Whether the pre-trained model is the one that a run or a classifier was trained from, as far as that one's hash is known."""
+    if weights and weights_hash(model) != weights:
+        raise DataError(f"{name} is not the model any more that {folder} was trained from. Give the model that it was, or train again.")
 
 
 def _opened(subject: _Subject, data: str | None, root: str | None) -> Dataset:
