@@ -207,7 +207,7 @@ def test_maps_are_those_of_the_features_that_the_model_gives(tiny_model: ImageTe
 def test_timm_towers_agree_with_their_own_attention(tiny_model: ImageTextModel, pool: str, registers: int) -> None:
     model = with_timm(tiny_model, pool, registers)
     trunk: Any = model.clip.visual.trunk
-    image, direction = torch.randn(2, 3, 32, 32), torch.randn(2, 16)
+    image, direction = torch.randn(2, 3, 32, 48), torch.randn(2, 16)
     found = relevance(model, image, direction)
     assert [layer.attn.fused_attn for layer in trunk.blocks] == [True, True]
     assert not any(module._forward_hooks for module in model.modules())
@@ -219,9 +219,9 @@ def test_timm_towers_agree_with_their_own_attention(tiny_model: ImageTextModel, 
     rolled = torch.eye(maps[0].shape[-1]).repeat(2, 1, 1)
     for attention, gradient in zip(maps, gradients, strict=True):
         rolled = rolled + (gradient * attention).clamp_min(0).mean(1) @ rolled
-    first = rolled.shape[-1] - 4  # the class token and the registers are no patches
-    assert first == 1 + registers and found.shape == (2, 2, 2)
-    own = rolled[:, 0, first:] if pool == "token" else (rolled - torch.eye(first + 4))[:, first:, first:].mean(1)
+    first = rolled.shape[-1] - 6  # the class token and the registers are no patches
+    assert first == 1 + registers and found.shape == (2, 2, 3)
+    own = rolled[:, 0, first:] if pool == "token" else (rolled - torch.eye(first + 6))[:, first:, first:].mean(1)
     torch.testing.assert_close(found.flatten(1), own.detach(), rtol=1e-4, atol=1e-6)
 
 
@@ -236,7 +236,7 @@ def with_timm(model: ImageTextModel, pool: str, registers: int = 0) -> ImageText
 
     torch.manual_seed(0)
     trunk = timm.models.VisionTransformer(
-        img_size=32,
+        img_size=(32, 48),
         patch_size=16,
         embed_dim=16,
         depth=2,

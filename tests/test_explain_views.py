@@ -7,13 +7,16 @@ from pathlib import Path
 
 import pytest
 import torch
+from test_explain import with_tower
 from torch import Tensor
 
 from surefoot.data import Dataset
-from surefoot.explain import Question, Version, picks, relevance, show, views
+from surefoot.data.images import Images
+from surefoot.explain import Question, Version, generic_contexts, picks, relevance, show, views
 from surefoot.heads import class_weight, prompt_embeddings
 from surefoot.model import ImageTextModel
 from surefoot.prompts import PromptTable
+from surefoot.report.explained import shown_of
 
 MAPPED = ((2,), (1, 0))
 
@@ -66,11 +69,20 @@ def test_their_names_and_answers_are_written(tiny_model: ImageTextModel, tiny_da
     question = Question(tiny_data.class_names, tiny_data.templates, tiny_data.contexts)
     versions = versions_of(tiny_model, 2)
     made = show(tmp_path / "out", tiny_model, picked, versions, question, maps=False)
+    image = torch.cat([Images([one.path], tiny_model.preprocess, border=2).batch([0]) for one in picked])
+    found, _ = views(tiny_model, image, versions, question, [None] * len(picked), mapped=[MAPPED] * len(picked), maps=False)
+    for record, seen in zip(made, found, strict=True):
+        assert [view["confidence"] for view in record.views] == pytest.approx([view.confidence for view in seen], abs=2e-6)
     assert {view["answer"] for record in made for view in record.views} <= {"round", "square"}
     for record, one in zip(made, picked, strict=True):
         assert record.label == ("round", "square")[own.labels[own.paths.index(one.path)]]
         rows = MAPPED[("round", "square").index(record.views[-1]["answer"])]
         assert record.of in {tiny_data.class_names[row] for row in rows}
+    shown = shown_of(tmp_path / "out", None)
+    assert shown is not None
+    colours = [row["css"] for card in shown["cards"] for row in card["rows"]]  # type: ignore[attr-defined]
+    assert colours == ["right" if view["answer"] == record.label else "wrong" for record in made for view in record.views]
+    assert set(colours) == {"right", "wrong"}
 
 
 def test_contexts_are_asked_by_the_text_tower_of_the_first_version(tiny_model: ImageTextModel, tiny_data: Dataset) -> None:
@@ -94,6 +106,27 @@ def test_contexts_are_asked_by_the_text_tower_of_the_first_version(tiny_model: I
             assert [own[place].context for own in found] == share.argmax(1).tolist()
             assert [own[place].context_confidence for own in found] == pytest.approx(share.amax(1).tolist(), abs=1e-4)
             assert [own[place].answer for own in found] == (features @ text.T).argmax(1).tolist()
+
+
+def test_clips_own_contexts_are_averaged_over_names_that_are_spread_evenly(tiny_model: ImageTextModel) -> None:
+    names, image = [f"thing {number}" for number in range(41)], torch.randn(4, 3, 32, 32)
+    versions, few = [Version("a", "a", tiny_model.weights)], [names[place] for place in (0, 2, 4, 6, 8, 10, 12, 14, 16, 18)]
+    few += [names[place] for place in (20, 22, 24, 26, 28, 30, 32, 34, 36, 38)]
+    (many, _), (own, _) = (
+        views(tiny_model, image, versions, Question(some, ("a {}.",), generic_contexts()), [0] * 4, maps=False) for some in (names, few)
+    )
+    for one, other in zip(many, own, strict=True):
+        assert (one[0].context, one[0].context_confidence) == (other[0].context, pytest.approx(other[0].context_confidence, abs=1e-7))
+
+
+def test_a_model_in_training_answers_as_it_does_in_use(tiny_model: ImageTextModel, tiny_data: Dataset) -> None:
+    model, image = with_tower(tiny_model, patch_dropout=0.5), torch.randn(3, 3, 6, 6)
+    question = Question(tiny_data.class_names, ("a {}.",), tiny_data.contexts)
+    version = Version("a", "a", model.weights, (torch.randn(3, 5), torch.zeros(3)))
+    expected, _ = views(model, image, [version], question, [0] * 3)
+    found, _ = views(model.train(), image, [version], question, [0] * 3)
+    assert [(one[0].answer, one[0].confidence) for one in found] == [(one[0].answer, one[0].confidence) for one in expected]
+    assert model.clip.visual.patch_dropout.training
 
 
 def test_what_is_done_is_told_up_to_the_end(tiny_model: ImageTextModel, tiny_data: Dataset) -> None:

@@ -251,6 +251,38 @@ def test_a_soup_beside_its_runs_is_explained_by_its_own_weights(run: Path, tiny_
         assert record.views[1]["answer"] == data.class_names[own.prediction[row]]
 
 
+def test_the_draw_and_the_class_are_those_that_were_typed(run: Path, tiny_root: Path, terminal: Typed) -> None:
+    data, typed_in = open_dataset(tiny_root), ("--per-set", "2", "--draw-seed", "3", "--class", " SQUARE Box ", "--no-maps")
+    assert typed(*terminal, "explain", run, *typed_in, "--device", "cpu")[0] == 0
+    found = explained(run / "explain")
+    assert {one.of for one in found} == {"square box"}
+    for name in ("test", "shifts/red", "shifts/green"):
+        paths = [data.written(path) for path in data.split(name).paths]
+        rows = [paths.index(one.path) for one in found if (one.on, one.why) == (name, "drawn")]
+        assert rows == [row for row, _ in chosen(name, len(paths), None, 2, seed=3)]
+
+
+def test_other_data_and_another_model_are_told(run: Path, tiny_root: Path, tiny_folder: Path, tmp_path: Path, terminal: Typed) -> None:
+    data, model = tmp_path / "data", tmp_path / "model"
+    shutil.copytree(tiny_root, data)
+    Image.new("RGB", (40, 40), "blue").save(data / "test" / "bar" / "0.png")
+    code, text = typed(*terminal, "explain", run, "--data", data, "--per-set", "4", "--no-maps", "--device", "cpu")
+    assert code == 0 and "The data are not those of the records any more" in text
+    assert {one.why for one in explained(run / "explain")} == {"drawn"}
+    for split in ("train", "val", "test"):
+        (data / split / "bar").rename(data / split / "pole")
+    for shift in ("red", "green"):
+        shutil.rmtree(data / "shifts" / shift / "bar")
+    code, text = typed(*terminal, "explain", run, "--data", data, "--no-maps", "--device", "cpu")
+    assert (code, "has other classes than" in text) == (2, True), text
+    shutil.copytree(tiny_folder, model)
+    config = model / "open_clip_config.json"
+    config.write_text(config.read_text().replace("0.4, 0.5, 0.6", "0.4, 0.5, 0.7"))
+    (run / "job.json").write_text((run / "job.json").read_text().replace(str(tiny_folder), str(model)))
+    code, text = typed(*terminal, "explain", run, "--no-maps", "--device", "cpu")
+    assert (code, "is not the model any more that" in text) == (2, True), text
+
+
 def test_a_gallery_of_an_older_form_gives_way(
     run: Path, tiny_root: Path, tiny_model: ImageTextModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
