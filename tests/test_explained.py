@@ -229,10 +229,13 @@ def test_a_classifier_is_told_from_its_start_by_alpha_and_by_the_weights_it_came
 ) -> None:
     start, photo = start_state(tiny_model, tiny_data), tiny_root / "test" / "bar" / "0.png"
     for weights, message in ((weights_hash(tiny_model), "Explained: "), ("another", "is not the model any more that")):
-        save_bundle(tmp_path / "model", tiny_model, start, tiny_data, get("tp_ft"), 0.0, weights=weights)
-        code, text = typed(*terminal, "explain", tmp_path / "model", photo, "--no-maps", "--out", tmp_path / "out", "--device", "cpu")
+        data = replace(tiny_data, class_names=("Disc", *tiny_data.class_names[1:]))
+        save_bundle(tmp_path / "model", tiny_model, start, data, get("tp_ft"), 0.0, weights=weights)
+        given = (tmp_path / "model", photo, "--class", "dISC", "--no-maps", "--out", tmp_path / "out", "--device", "cpu")
+        code, text = typed(*terminal, "explain", *given)
         assert (code, message in text) == (0 if message == "Explained: " else 2, True), text
     assert [view["label"] for view in explained(tmp_path / "out")[0].views] == ["zero-shot", "TP-FT, α = 0"]
+    assert [one.of for one in explained(tmp_path / "out")] == ["Disc"]
 
 
 def test_a_soup_beside_its_runs_is_explained_by_its_own_weights(run: Path, tiny_root: Path, terminal: Typed) -> None:
