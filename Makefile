@@ -14,7 +14,7 @@ test: $(VENV)/.docs  ## what CI runs: format, lint, types, tests, every block of
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n auto
-	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto -m slow tests/test_doc_blocks.py
+	OMP_NUM_THREADS=1 $(BIN)/pytest -q -n auto -m slow tests/test_doc_blocks.py tests/test_vanished.py
 	$(BIN)/sphinx-build -W --keep-going -q -b html -c docs . build/site
 
 check: setup  ## the fast loop

@@ -69,6 +69,7 @@ def start(tiny_root: Path, tiny_folder: Path, tmp_path: Path) -> Iterator[Callab
         process.wait()
 
 
+@pytest.mark.slow  # three starts of two processes; `make test` runs it behind the default run
 def test_all_end_with_one_that_is_asked_to_and_without_one_that_is_killed(start: Callable[[], Started], tmp_path: Path) -> None:
     for code, words in start().hit(1, signal.SIGTERM):
         assert code == 128 + signal.SIGTERM, words
