@@ -62,9 +62,9 @@ def kernels(made: Mapping[str, Any]) -> str:
                 if kernel == "fused":
                     fused.setdefault(f"{model}, {kind}", []).append(display_name(name))
     if not fused:
-        return "Attention is written out as matrix products, which was faster here."
+        return "Attention is written out as matrix products; no fused kernel was clearly faster."
     where = "; ".join(f"{step} ({', '.join(names)})" for step, names in fused.items())
-    return f"Attention is a fused kernel where that was faster, {where}, and written out as matrix products elsewhere."
+    return f"Attention is a fused kernel where that was clearly faster, {where}, and written out as matrix products elsewhere."
 
 
 def profile(made: Mapping[str, Any]) -> str:
