@@ -50,7 +50,7 @@ def body(folder: Path, docs: Path) -> str:
     seeds = sorted({seed for own in table.seeds.values() for seed in own})
     lines = [
         f"Seeds {', '.join(map(str, seeds))}; {made_by(folder)}. " + " ".join(table.series.notes),
-        " ".join(sentences(table)),
+        "\n".join(f"- {sentence}" for sentence in sentences(table)),
         series_markdown(found).strip(),
         f"![{table.series.protocol}]({picture.as_posix()})",
         differences(table),
