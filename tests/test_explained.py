@@ -21,12 +21,13 @@ from surefoot.bundle import save_bundle
 from surefoot.compare import Comparison, Plan, conclusions, gallery
 from surefoot.data import Dataset, open_dataset
 from surefoot.errors import SettingError
-from surefoot.explain import Question, Version, chosen, picks, relevance, views
+from surefoot.explain import Question, Version, chosen, picks, relevance, some, views
 from surefoot.explain.pictures import MOST, STRONG, as_seen, overlaid, upsampled
 from surefoot.identity import weights_hash
 from surefoot.job import DataOptions, Job
 from surefoot.methods import get, wise_ft
 from surefoot.model import ImageTextModel
+from surefoot.predict import find_images
 from surefoot.report.before_after import before_after
 from surefoot.report.runs import collect
 from surefoot.soup import Ingredient
@@ -263,6 +264,10 @@ def test_the_draw_and_the_class_are_those_that_were_typed(run: Path, tiny_root: 
         paths = [data.written(path) for path in data.split(name).paths]
         rows = [paths.index(one.path) for one in found if (one.on, one.why) == (name, "drawn")]
         assert rows == [row for row, _ in chosen(name, len(paths), None, 2, seed=3)]
+    given = find_images([tiny_root / "test"])
+    text = typed(*terminal, "explain", run, tiny_root / "test", "--most", "3", "--draw-seed", "2", "--no-maps", "--device", "cpu")[1]
+    assert f"3 of {len(given)} images, drawn with --draw-seed 2; --most {len(given)} shows all of them" in text
+    assert [one.path for one in explained(run / "explain")] == [given[row].name for row in some(len(given), 3, seed=2)]
 
 
 def test_other_data_and_another_model_are_told(run: Path, tiny_root: Path, tiny_folder: Path, tmp_path: Path, terminal: Typed) -> None:
@@ -311,6 +316,7 @@ def test_errors_say_what_to_do(run: Path, tmp_path: Path, terminal: Typed) -> No
         (run, "--method", "flip"): "Did you mean 'flyp'?",
         (run, "--method", "flyp", "--seed", "4"): "--seed is 4, which",
         (run, "--per-set", "0"): "--per-set is 0; it must be 1 or more",
+        (run, "--most", "0"): "--most is 0; it must be 1 or more",
         (run, "--draw-seed", "-1"): "--draw-seed is -1; it must be 0 or more",
         (run, "--seed", "4"): "does not hold of tp_ft. Seeds there: 0. Give one of them.",
         (run, "--out", run / "report"): "is a page of something else, which stays. Give a folder of its own by --out.",

@@ -7,6 +7,7 @@ import io
 import itertools
 import re
 import xml.etree.ElementTree as ET
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -139,6 +140,42 @@ def test_every_curve_is_named_beside_its_end_and_no_two_names_collide(folder: Pa
             last = [element for element in curve.iter() if element.get("class") == "hit"][-1]
             start = [float(number) for number in re.match(r"M([\d.]+) ([\d.]+)L", leader).groups()]  # type: ignore[union-attr]
             assert start == pytest.approx([float(last.get("cx", "")) + 8, float(last.get("cy", ""))], abs=0.11)
+
+
+def test_a_method_far_below_all_others_leaves_the_axes_to_them(folder: Path) -> None:
+    last = list(METHODS)[-1]
+
+    def sunk(one: Record) -> Record:
+        far = isinstance(one, Evaluation) and one.method == last and one.alpha > 0
+        return replace(one, accuracy=one.accuracy | {"avg_shifts": 0.4 - 0.3 * one.alpha}) if far else one  # type: ignore[union-attr]
+
+    given = list(records.read(folder))
+    root = ET.fromstring(frontier_svg([sunk(one) for one in given]))
+    without = ET.fromstring(frontier_svg([one for one in given if getattr(one, "method", None) != last]))
+    box, curves = {}, {}
+    for name, svg in {"sunk": root, "without": without}.items():
+        box[name] = [element.get("d", "") for element in svg.iter() if element.get("class") == "grid" and "H" in element.get("d", "")]
+        curves[name] = [element for element in svg.iter() if str(element.get("class")).startswith("curve m")]
+    ticks = [[e.text for e in svg.iter() if e.get("class") == "tick" and e.get("text-anchor") == "end"] for svg in (root, without)]
+    assert ticks[0] == ticks[1]
+    assert [line.split("H")[0] for line in box["sunk"]] == [line.split("H")[0] for line in box["without"]], (
+        "the axis upwards is the others'"
+    )
+    named = [element.text for element in root.iter() if element.get("class") == "label"]
+    assert named[-1] == f"{SHOWN_NAMES.get(last, last)} ↓ 10.0"
+    assert not [name for name in named[:-1] if "↓" in str(name)]
+    low = max(float(line.split()[1].split("V")[1]) for line in grid_across(root))
+    assert not [element for element in curves["sunk"][-1].iter() if element.get("class") == "leader"]
+    heights = [float(element.get("cy", "")) for curve in curves["sunk"] for element in curve.iter() if element.get("class") == "hit"]
+    assert max(heights) <= low
+    (line,) = [element.get("d", "") for element in curves["sunk"][-1].iter() if element.get("class") == "line"]
+    ends = [float(place.split()[1]) for place in line.strip("M").split("L")]
+    assert ends[-1] == pytest.approx(low, abs=0.11) and len(ends) >= 2, "it goes down to the edge, and is cut off there"
+
+
+def grid_across(svg: ET.Element) -> list[str]:
+    """The lines of the grid from top to bottom."""
+    return [element.get("d", "") for element in svg.iter() if element.get("class") == "grid" and "V" in element.get("d", "")]
 
 
 def test_pointing_at_a_curve_needs_no_script(page: str) -> None:

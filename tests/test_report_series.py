@@ -19,7 +19,7 @@ from surefoot import records
 from surefoot.errors import DataError
 from surefoot.records import Difference, Record, Series, Summary
 from surefoot.report import series_markdown, series_table, write_series_page
-from surefoot.report.series_picture import pictures_of
+from surefoot.report.series_picture import legend_of, pictures_of
 from surefoot.report.series_rows import sentences, standing_of
 
 Columns = Sequence[tuple[str, str]]
@@ -293,6 +293,43 @@ def test_a_gap_in_a_curve_stays_a_gap() -> None:
     (svg, *_) = svgs(lines)
     assert len([path for path in svg.iter("path") if path.get("class", "").strip() == "between"]) == 1  # TP-FT alone
     assert sum(title.startswith("FLYP, ") for title in titles(svg, "point")) == 2
+
+
+def with_third(values: Sequence[float]) -> list[Record]:
+    """A third method with these means on ID; it has no other column."""
+    lines = list(FAKES["few-shot"]())
+    like = [one for one in lines if isinstance(one, Summary) and (one.row, one.group) == ("flyp", "ID")]
+    return [*lines, *(replace(one, row="ft", values=[mean]) for one, mean in zip(like, values, strict=True))]
+
+
+def test_a_method_far_below_the_others_is_drawn_below_the_axis() -> None:
+    with_rest, alone = svgs(with_third([0.05, 0.35, 0.65]))[0], svgs(FAKES["few-shot"]())[0]
+    ticks = [[text.text for text in svg.iter("text") if text.get("text-anchor") == "end"] for svg in (with_rest, alone)]
+    assert ticks[0] == ticks[1]  # the others have the axis that they would have without it
+    (course,) = [group for group in with_rest.iter("g") if group.get("class") == "course m2"]
+    marks = [(point.findtext("title"), point.findtext("text")) for point in course.iter("g") if point.get("class") == "point m2"]
+    assert [mark[1] if "l-5 -8" in path.get("d", "") else "" for mark, path in zip(marks, course.iterfind("g/path"), strict=True)] == [
+        "5.0",
+        "35.0",
+        "",
+    ]
+    tips = [path.get("d", "").split("l-5")[0].split()[1] for path in course.iterfind("g/path") if "l-5 -8" in path.get("d", "")]
+    assert tips == ["284.0", "284.0"], "at the lower edge"
+    (line,) = [path.get("d", "") for path in course.iter("path") if "between" in path.get("class", "")]
+    (x, y), (end_x, end_y) = ([float(number) for number in point.split()] for point in line.strip("M").split("L"))
+    height = {text.text: float(text.get("y", 0)) - 4 for text in with_rest.iter("text") if text.get("text-anchor") == "end"}
+    point = (height["65"] - height["75"]) / 10  # pixels
+    assert end_y == pytest.approx(height["65"], abs=0.2) and y > end_y
+    assert (end_x - x) / (412.0 - 254.0) == pytest.approx((y - end_y) / point / 30, abs=0.01)  # it enters where the straight line crosses
+    assert "below the axis, with its value" in [key.text for key in legend_of(standing_of(with_third([0.05, 0.35, 0.65])))]
+
+
+@pytest.mark.parametrize("means", [[0.60, 0.61, 0.62], [0.54, 0.58, 0.62]])
+def test_a_method_that_squeezes_nothing_is_on_the_axis(means: list[float]) -> None:
+    lines = with_third(means)
+    (course,) = [group for group in svgs(lines)[0].iter("g") if group.get("class") == "course m2"]
+    assert not any("l-5 -8" in path.get("d", "") for path in course.iter("path"))
+    assert "below the axis, with its value" not in [key.text for key in legend_of(standing_of(lines))]
 
 
 def test_strips_have_a_band_for_each_column_in_groups() -> None:

@@ -52,6 +52,7 @@ Class = Annotated[
     typer.Option("--class", help="The class whose score is explained, any name. Default: the image's own, or what is answered."),
 ]
 PerSet = Annotated[int, typer.Option(help="Images drawn from ID test and each shift, and as many of those whose answer changed.")]
+Most = Annotated[int, typer.Option(help="Given images shown at most; of more, so many are drawn.")]
 DrawSeed = Annotated[int, typer.Option(help="Seed of the draw.")]
 NoMaps = Annotated[bool, typer.Option("--no-maps", help="Show classes and contexts alone, for towers that have no maps of attention.")]
 OutOption = Annotated[
@@ -68,14 +69,16 @@ def explain(
     seed: Seed = None,
     class_: Class = None,
     per_set: PerSet = 1,
+    most: Most = 100,
     draw_seed: DrawSeed = 0,
     no_maps: NoMaps = False,
     out: OutOption = None,
     device: shared.Device = "auto",
 ) -> None:
     """Show where the zero-shot, the fine-tuned and the robust model look on the same images, and which contexts they see."""
-    if per_set < 1:
-        raise SettingError(f"--per-set is {per_set}; it must be 1 or more.")
+    for flag, count in (("--per-set", per_set), ("--most", most)):
+        if count < 1:
+            raise SettingError(f"{flag} is {count}; it must be 1 or more.")
     if draw_seed < 0:
         raise SettingError(f"--draw-seed is {draw_seed}; it must be 0 or more.")
     if run.is_file():
@@ -88,7 +91,8 @@ def explain(
     subject = _run(run, method, seed, device) if (run / JOB).is_file() else _model(run, method, device)
     dataset = None if images else _opened(subject, data, root)
     question = _question(subject, dataset, class_)
-    picked = _picked(subject, dataset, images, per_set, draw_seed, class_)
+    given = _given(images, most, draw_seed) if images else []
+    picked = _picked(subject, dataset, given, per_set, draw_seed, class_)
     with shared.counting("looking") as on_done:
         explaining.show(folder, subject.model, picked, subject.versions, question, maps=not no_maps, on_done=on_done, **subject.origin)
     _tell(run, folder, subject)
@@ -234,10 +238,18 @@ def _question(subject: _Subject, dataset: Dataset | None, class_: str | None) ->
     return Question(subject.names, subject.templates, told or explaining.generic_contexts(), added)
 
 
-def _picked(subject: _Subject, dataset: Dataset | None, images: list[Path] | None, count: int, seed: int, class_: str | None) -> list[Pick]:
+def _given(images: list[Path], most: int, seed: int) -> list[Path]:
+    """The images that were named, or as many of them as are shown, drawn by the seed."""
+    found = find_images(images)
+    if len(found) > most:
+        shared.errors.print(f"{most} of {len(found)} images, drawn with --draw-seed {seed}; --most {len(found)} shows all of them.")
+    return [found[row] for row in explaining.some(len(found), most, seed)]
+
+
+def _picked(subject: _Subject, dataset: Dataset | None, images: list[Path], count: int, seed: int, class_: str | None) -> list[Pick]:
     """The images of a command; `class_` names a class for all of them."""
     if dataset is None:
-        found = [Pick(path) for path in find_images(images or [])]
+        found = [Pick(path) for path in images]
     elif not (found := explaining.picks(dataset, _changed(subject, dataset), count, seed)):
         raise DataError(f"{dataset.name} has no test images to draw from. Give images instead.")
     if class_ is None:

@@ -1,7 +1,7 @@
 """What a model looks at, and which context it sees: maps of attention, contexts, and the images that are shown."""
 
 from surefoot.explain.attention import relevance, rollout
-from surefoot.explain.choice import chosen
+from surefoot.explain.choice import chosen, some
 from surefoot.explain.showing import FOLDER, Pick, check_folder, picks, show
 from surefoot.explain.views import Question, Version, View, generic_contexts, views
 
@@ -18,5 +18,6 @@ __all__ = [
     "relevance",
     "rollout",
     "show",
+    "some",
     "views",
 ]

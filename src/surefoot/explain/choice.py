@@ -37,3 +37,16 @@ def chosen(name: str, size: int, changed: NDArray[np.bool_] | None, count: int, 
     if changed is not None:
         found += [(row, "changed") for row in [row for row in order[count:] if changed[row]][:count]]
     return found
+
+
+def some(size: int, most: int, seed: int) -> list[int]:
+    """The rows of at most `most` of `size` images, in their order: all of them, or as many, drawn by a seed.
+
+    Examples:
+        >>> some(3, 5, seed=0), some(5, 3, seed=0)
+        ([0, 1, 2], [2, 3, 4])
+    """
+    if size <= most:
+        return list(range(size))
+    drawn: Sequence[int] = np.random.default_rng(seed).permutation(size)[:most].tolist()
+    return sorted(drawn)

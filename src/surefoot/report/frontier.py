@@ -14,6 +14,7 @@ from surefoot.report import marks
 from surefoot.report.curves import Curve, Dot, curves_of, dot_title, summary, zero_shot_of
 from surefoot.report.frontier_lines import NAMES, Beside, beside
 from surefoot.report.runs import Runs, collect
+from surefoot.report.squeezed import Box, inside, joined, squeezing
 from surefoot.report.table import Cell, columns, header, rows_of
 from surefoot.report.templates import render
 from surefoot.robustness import Baseline
@@ -38,9 +39,9 @@ class Layout:
     size: float = 1.0
     hint: str = ""
 
-    def plot(self, names: Iterable[str]) -> tuple[float, float, float, float]:
-        """Left, top, right and bottom of the plotting area, beside a column for these names."""
-        widest = max((len(_short(name)) for name in names), default=0)
+    def plot(self, names: Iterable[str]) -> Box:
+        """Left, top, right and bottom of the plotting area, beside a column for these texts."""
+        widest = max(map(len, names), default=0)
         return self.left, self.top, self.width - (LETTER * widest + 38 if widest else 14), self.height - 50
 
 
@@ -55,6 +56,11 @@ class Frame:
 
     across: marks.Axis
     up: marks.Axis
+
+    @property
+    def box(self) -> Box:
+        """Left, top, right and bottom of what they span."""
+        return self.across.first, self.up.last, self.across.last, self.up.first
 
     def at(self, across: Cell, up: Cell) -> tuple[float, float]:
         """The pixel of a pair of means."""
@@ -119,9 +125,12 @@ def frontier_of(runs: Runs, on: str, *, inline: Layout | None = None, expected: 
             f"No record holds an accuracy on 'test' and one on '{on}'. Known: {known}. Name one of these, or evaluate it first."
         )
     layout = inline or (ALONE if len(curves) <= FEW else ALONE_MANY)
-    plot = layout.plot(curve.label for curve in curves)
-    others = [] if expected else beside(runs, on)
-    frame = _frame(curves, zero, plot, expected.references.values() if expected else (mean for one in others for mean in one.means))
+    others, left_out = ([], None) if expected else (beside(runs, on), _left_out(curves, zero))
+    names = [_called(curve, curve.index == left_out) for curve in curves]
+    plot = layout.plot(names)
+    means = [mean for one in others if one.index != left_out for mean in one.means]
+    framed = [curve for curve in curves if curve.index != left_out]
+    frame = _frame(framed, zero, plot, expected.references.values() if expected else means)
     views = [_view(curve, others, frame, header(on), layout.size) for curve in curves]
     legend = [] if inline else keys(curves, others, still=True)
     letters = max((len(text) for text in (runs.dataset, *(key["text"] for key in legend))), default=0)
@@ -138,7 +147,7 @@ def frontier_of(runs: Runs, on: str, *, inline: Layout | None = None, expected: 
         summary=summary(curves, zero, header(on)),
         curves=[view | {"chord": None} for view in views] if expected else views,
         expected=_expected(expected, frame, header(on), layout.size) if expected else None,
-        names=_names(curves, frame, plot),
+        names=_names(curves, names, frame, plot),
         few=len(curves) <= FEW,
         zero=None if zero is None else _star(zero, frame, header(on)),
         legend=legend,
@@ -197,7 +206,7 @@ def _size_alone(layout: Layout, letters: int, num_keys: int) -> tuple[int, int]:
 def _frame(
     curves: Iterable[Curve],
     zero: tuple[Cell, Cell] | None,
-    plot: tuple[float, float, float, float],
+    plot: Box,
     others: Iterable[tuple[Cell, Cell]] = (),
 ) -> Frame:
     """Axes that hold every dot and every whisker."""
@@ -215,16 +224,28 @@ def _ends(value: Cell) -> tuple[float, float]:
     return 100 * (value.mean - spread), 100 * (value.mean + spread)
 
 
-def _names(curves: Sequence[Curve], frame: Frame, plot: tuple[float, float, float, float]) -> list[dict[str, object]]:
+def _names(curves: Sequence[Curve], texts: Sequence[str], frame: Frame, plot: Box) -> list[dict[str, object]]:
     """The name of each curve in the column beside the plot, as near to the curve's end as the others allow, and a line that leads there."""
     ends = [frame.at(curve.dots[-1].across, curve.dots[-1].up) for curve in curves]
     _, top, right, bottom = plot
     found = []
-    for curve, (x, y), place in zip(curves, ends, marks.spread_out([y for _, y in ends], LINE, top, bottom), strict=True):
-        leader = f"M{x + 8:.1f} {y:.1f}L{max(right, x + 8) + 6:.1f} {place:.1f}h6"
+    places = marks.spread_out([min(y, bottom) for _, y in ends], LINE, top, bottom)
+    for curve, text, (x, y), place in zip(curves, texts, ends, places, strict=True):
+        leader = f"M{x + 8:.1f} {y:.1f}L{max(right, x + 8) + 6:.1f} {place:.1f}h6" if inside([(x, y)], plot) else ""
         mark = marks.marker(curve.index, right + 17, place, 4)
-        found.append({"text": _short(curve.label), "x": right + 25, "y": place + 4, "leader": leader, "mark": mark})
+        found.append({"text": text, "x": right + 25, "y": place + 4, "leader": leader, "mark": mark})
     return found
+
+
+def _left_out(curves: Sequence[Curve], zero: tuple[Cell, Cell] | None) -> int | None:
+    """The method that would squeeze all others together, by its index; None where the axes hold every curve."""
+    each = {curve.index: [100 * dot.up.mean for dot in curve.dots if dot.alpha > 0] for curve in curves}
+    return squeezing(each, [100 * zero[1].mean] if zero else [])
+
+
+def _called(curve: Curve, below: bool) -> str:
+    """What stands beside a curve; of one that the axes leave out, its fine-tuned accuracy too."""
+    return _short(curve.label) if not below else f"{_short(curve.label, LONGEST_NAME - 7)} ↓ {100 * curve.dots[-1].up.mean:.1f}"
 
 
 def _star(zero: tuple[Cell, Cell], frame: Frame, name: str) -> dict[str, str]:
@@ -239,16 +260,21 @@ def _view(curve: Curve, others: Iterable[Beside], frame: Frame, name: str, size:
     """The shapes of a curve: the line, the chord, for each dot its marker, whiskers and ring, and the lines beside it."""
     at = [frame.at(dot.across, dot.up) for dot in curve.dots]
     ends = [dot.alpha for dot in curve.dots]
-    chord = (at[0], at[-1]) if len(at) > 1 and (ends[0], ends[-1]) == (0.0, 1.0) else None
+    there = [bool(inside([place], frame.box)) for place in at]
+    chord = (at[0], at[-1]) if len(at) > 1 and (ends[0], ends[-1]) == (0.0, 1.0) and all(there) else None
     main = max(curve.dots, key=lambda dot: dot.num_chose)
     shown = [dot for dot in curve.dots if dot.alpha in (0.5, 1.0)]
     return {
         "css": marks.css_class(curve.index),
         "label": curve.label,
-        "line": _joined(at) if len(at) > 2 else "",
+        "line": joined(inside(at, frame.box)) if len(at) > 2 else "",
         "chord": _chord(chord, curve.index) if chord else None,
         "beside": [_beside(other, frame, name, size) for other in others if other.index == curve.index],
-        "dots": [_dot(curve, dot, frame, name, size, main=dot is main and dot.num_chose > 0) for dot in curve.dots],
+        "dots": [
+            _dot(curve, dot, frame, name, size, main=dot is main and dot.num_chose > 0)
+            for dot, drawn in zip(curve.dots, there, strict=True)
+            if drawn
+        ],
         "tip": " · ".join(
             f"{'fine-tuned' if dot.alpha == 1 else 'α = 0.5'}: {100 * dot.across.mean:.1f} / {100 * dot.up.mean:.1f}" for dot in shown
         ),
@@ -262,7 +288,7 @@ def _beside(other: Beside, frame: Frame, name: str, size: float) -> dict[str, ob
     at = [frame.at(*mean) for mean in other.means]
     return {
         "along": other.along,
-        "line": _joined(at) if len(at) > 1 else "",
+        "line": joined(inside(at, frame.box)) if len(at) > 1 else "",
         "dots": [
             {
                 "x": x,
@@ -272,12 +298,9 @@ def _beside(other: Beside, frame: Frame, name: str, size: float) -> dict[str, ob
                 "tip": (other.heading(point), f"ID {point.across} · {name} {point.up}"),
             }
             for point, (x, y) in zip(other.points, at, strict=True)
+            if inside([(x, y)], frame.box)
         ],
     }
-
-
-def _joined(at: Sequence[tuple[float, float]]) -> str:
-    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in at)
 
 
 def _dot(curve: Curve, dot: Dot, frame: Frame, name: str, size: float, *, main: bool) -> dict[str, object]:
@@ -355,5 +378,5 @@ def _whiskers(dot: Dot, frame: Frame) -> str:
     return path
 
 
-def _short(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+def _short(name: str, letters: int = LONGEST_NAME) -> str:
+    return name if len(name) <= letters else name[: letters - 1] + "…"

@@ -11,6 +11,7 @@ from surefoot.report import marks
 from surefoot.report.pictures import Key, Picture, alone, method_key, zero_key
 from surefoot.report.runs import ZERO_SHOT, display_name
 from surefoot.report.series_rows import Standing
+from surefoot.report.squeezed import inside, joined, squeezing
 from surefoot.report.strip import Band, Lane, axis_of, strips
 from surefoot.report.table import Cell
 
@@ -20,6 +21,7 @@ FIRST, LAST = LEFT + 44.0, RIGHT - 18.0  # the outermost points; the star of the
 FEW = 3  # up to so many methods show whiskers
 APART = 5.0  # the distance of two rows at one number, so that their whiskers do not cover each other
 LETTER, STAR = 6.5, 8.0
+BELOW = "M{x:.1f} {y:.1f}l-5 -8h10Z"  # the mark of what lies below the axis, its tip at (x, y)
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,8 @@ def legend_of(table: Standing) -> list[Key]:
         found.append(Key(f"with {table.merge.removeprefix(' + ')}", shapes))
     if table.series.along and _whiskers(table):
         found.append(Key("± 1 std. over seeds", [("whisker plain", "M14 1V15")]))
+    if table.series.along and any(_floor(table, group) is not None for group in table.groups):
+        found.append(Key("below the axis, with its value", [("solid plain", BELOW.format(x=14, y=13))]))
     return found
 
 
@@ -109,7 +113,9 @@ def _lines(table: Standing, group: str) -> list[Picture]:
     cells = [cell for row in (zero, *(course.cells for course in courses)) for cell in row if cell]
     if not cells:
         return []
-    up = marks.Axis.around([end for cell in cells for end in _ends(cell, whiskers)], BOTTOM, TOP)
+    floor = _floor(table, group)
+    ends = [end for cell in cells for end in _ends(cell, whiskers)]
+    up = marks.Axis.around([end for end in ends if floor is None or end >= floor], BOTTOM, TOP)
     plot = Plot(names, table.series.along, places(names), up, zero, whiskers)
     spoken = [f"{course.label} {_spoken(course.cells)}" for course in courses]
     title = _title(table, group)
@@ -125,6 +131,19 @@ def _lines(table: Standing, group: str) -> list[Picture]:
         + ".",
     }
     return [Picture(title, "lines.svg.j2", SIZE, values)]
+
+
+def _floor(table: Standing, group: str) -> float | None:
+    """The least percent of all but the lowest method, where that one would squeeze the others; None where the axis holds all."""
+    columns, whiskers = table.groups[group], _whiskers(table)
+
+    def ends(*names: str) -> list[float]:
+        cells = [cell for name in names for cell in (table.cell(name, column) for column in columns) if cell]
+        return [end for cell in cells for end in _ends(cell, whiskers)]
+
+    each, zero = {method: ends(method, method + table.merge) for method in table.methods}, ends(ZERO_SHOT)
+    lowest = squeezing(each, zero)
+    return None if lowest is None else min([*zero, *(end for method, found in each.items() if method != lowest for end in found)])
 
 
 def _courses(table: Standing, columns: Sequence[str]) -> list[Course]:
@@ -155,19 +174,22 @@ def _course(plot: Plot, course: Course, aside: float) -> dict[str, object]:
         for number, (cell, place) in enumerate(zip(course.cells, at, strict=True))
         if cell and place
     ]
-    parts = [list(part) for there, part in itertools.groupby(at, key=bool) if there]
-    line = "".join("M" + "L".join(f"{place[0]:.1f} {place[1]:.1f}" for place in part if place) for part in parts if len(part) > 1)
+    parts = [
+        inside([place for place in part if place], (0.0, 0.0, SIZE[0], BOTTOM)) for there, part in itertools.groupby(at, key=bool) if there
+    ]
+    line = joined([run for part in parts for run in part])
     return {"line": line, "css": "broken" if course.merged else "", "points": points}
 
 
 def _point(plot: Plot, course: Course, number: int, cell: Cell, x: float, y: float) -> dict[str, object]:
-    low, high = (plot.up.at(end) for end in _ends(cell, plot.whiskers))
-    zero = plot.zero[number]
+    low, high = (min(plot.up.at(end), BOTTOM) for end in _ends(cell, plot.whiskers))
+    zero, below, y = plot.zero[number], y > BOTTOM, min(y, BOTTOM)
     return {
         "x": x,
         "y": y,
         "css": "open" if course.merged else "solid",
-        "path": marks.marker(course.index, x, y, 3.4 if course.merged else 4.6),
+        "path": BELOW.format(x=x, y=y) if below else marks.marker(course.index, x, y, 3.4 if course.merged else 4.6),
+        "below": f"{100 * cell.mean:.1f}" if below else "",
         "whisker": f"M{x:.1f} {low:.1f}V{high:.1f}" if low != high else "",
         "tip": (f"{course.label}, {plot.names[number]} {plot.along}", f"{cell}" + (f" (zero-shot {zero})" if zero else "")),
     }
