@@ -44,7 +44,14 @@ def differences(folder: Path, pairs: list[tuple[str, str]], shown: tuple[str, ..
 
 def fill(text: str, name: str, content: str) -> str:
     pattern = re.compile(rf"(<!-- {name}: begin -->\n).*?(<!-- {name}: end -->)", re.S)
-    return pattern.sub(lambda match: f"{match[1]}{content.strip()}\n{match[2]}", text)
+    return pattern.sub(lambda match: f"{match[1]}{unbroken(content.strip())}\n{match[2]}", text)
+
+
+def unbroken(text: str) -> str:
+    """The same with spaces at which no line breaks: a figure stays beside its spread, and an interval is not torn."""
+    return re.sub(
+        r"(?<= \[)([+-][\d.]+), (?=[+-][\d.]+\])", "\\1,\N{NO-BREAK SPACE}", text.replace(" ± ", "\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}")
+    )
 
 
 def paired(folder: Path, methods: list[str], shown: tuple[str, ...]) -> str:
