@@ -63,6 +63,7 @@ def test_the_page_shows_medians_with_their_range() -> None:
     one = {
         "batch_size": 32, "precision": "bf16", "attention": {"exact": "math", "all on": "math"},
         "apart": {"loss": 0.0, "gradients": 2e-6}, "rate_share": 0.345,
+        "operations": {"straight": 300, "exact": 200},
         "seconds": {"straight": 4.0, "exact": 2.0, "all on": 1.0},
         "faster": {"exact": {"median": 2.0, "low": 1.9, "high": 2.1}, "all on": {"median": 4.0, "low": 3.5, "high": 4.5}},
     }  # fmt: skip
@@ -73,7 +74,7 @@ def test_the_page_shows_medians_with_their_range() -> None:
     told = page.kernels({"models": {"M": {"flyp": fused, "tp_ft": one, "arf": fused}}})
     assert "clearly faster, M, exact (FLYP, ARF), and written" in told
     text = page.steps({"models": {"ViT-B-32": {"tp_ft": one, "car_ft": slower}}, "repeats": 5, "machine": machine})
-    assert "| ViT-B-32 | TP-FT | 32 | 4.00 | 2.00 | 1.00 | 2.00 [1.90, 2.10] | 4.00 [3.50, 4.50] | 34% |" in text
+    assert "| ViT-B-32 | TP-FT | 32 | 4.00 | 2.00 | 1.00 | 1.50 | 2.00 [1.90, 2.10] | 4.00 [3.50, 4.50] | 34% |" in text
     assert "| ViT-B-32, exact | 1.50 |" in text
     assert "| ViT-B-32, all on | 1.20 |" in text
     rows = [{"method": "flyp", "kind": "ours", "batch_size": 512, "chunk_size": 64, "peak": 6.04e9}]
@@ -90,9 +91,18 @@ def test_a_profile_adds_up_to_the_step_and_counts_every_operation(tiny_model: Im
     with FlopCounterMode(display=False) as counter:
         ours.take(batch)
     assert sum(one["flops"] for one in found.values()) == counter.get_total_flops()
+    straight = Straight("flyp", fresh(tiny_model).clip, ours.head.weight.detach().clone(), torch.empty(0))
+    counted = steps.operations(straight, ours, batch)
+    assert counted["exact"] == counter.get_total_flops()
     width, tokens, images = 32, 5, 4
     texts, length = len(torch.unique(batch.text["prompt"])), int(batch.tokens[batch.text["prompt"]].argmax(dim=1).max()) + 1
     assert found["MLP"]["flops"] == 3 * 2 * 2 * 8 * width**2 * (images * tokens + texts * length), "two blocks each, twice back"
+    blocks = {
+        rows: 3 * 2 * (rows[0] * rows[1] * 2 * 12 * width**2 + rows[0] * 4 * rows[1] ** 2 * width) for rows in ((4, 77), (texts, length))
+    }
+    assert counted["straight"] - counted["exact"] == pytest.approx(blocks[4, 77] - blocks[texts, length], rel=0.01), (
+        "the blocks of the texts"
+    )
     assert found["layer norm"]["flops"] == found["optimizer"]["flops"] == 0
     assert not any(module._forward_hooks or module._backward_hooks for module in tiny_model.modules())
 

@@ -27,6 +27,7 @@ import torch
 from library import Ours, batch_of, built
 from parts import parts_of, price, rows
 from straight import Straight
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.append(str(Path(__file__).parents[1]))
@@ -72,6 +73,17 @@ def ours_in_order(straight: Straight, ours: Ours) -> list[torch.nn.Parameter]:
     return [held[names[id(parameter)]] for parameter in straight.trained() if parameter.grad is not None]
 
 
+def operations(straight: Straight, ours: Ours, batch: Batch) -> dict[str, int]:
+    """Floating-point operations of matrix products, attention written out as such; "exact" and "all on" have the same."""
+    ours.gradients(batch)  # what is computed once a run is there now
+    found = {}
+    for kind, one in (("straight", straight), ("exact", ours)):
+        with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            one.gradients(batch)
+        found[kind] = counter.get_total_flops()
+    return found
+
+
 def timed(step: Callable[[], object]) -> float:
     """Seconds."""
     began = time.perf_counter()
@@ -91,8 +103,7 @@ def measured(model_name: str, name: str, size: int, repeats: int) -> dict[str, A
     fast = Ours(name, built(model_name, precision))
     fast.kernel = fastest_attention(fast.model, size)
     fast.gradients(batch)  # what is computed once a run is there now
-    with FlopCounterMode(display=False) as counter:
-        fast.gradients(batch)
+    counted = operations(straight, exact, batch)
     steps: dict[str, Straight | Ours] = {"straight": straight, "exact": exact, "all on": fast}
     seconds: dict[str, list[float]] = {kind: [] for kind in KINDS}
     for repeat in range(repeats + 1):
@@ -111,7 +122,8 @@ def measured(model_name: str, name: str, size: int, repeats: int) -> dict[str, A
         "faster": {kind: spread([a / b for a, b in zip(seconds["straight"], seconds[kind], strict=True)]) for kind in KINDS[1:]},
         "each": seconds,
         "parts": parts_of(fast, batch, repeats),
-        "rate_share": counter.get_total_flops() / statistics.median(seconds["all on"]) / rate,
+        "operations": counted,
+        "rate_share": counted["exact"] / statistics.median(seconds["all on"]) / rate,
         "matmul_gflops": rate / 1e9,
     }
 
@@ -145,6 +157,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--methods", default=",".join(METHODS), help="Comma-separated.")
     parser.add_argument("--batch-size", type=int, help="Images a step; 32, of IconCLIP 128.")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--count", action="store_true", help="Count operations only, for what is measured there already.")
     parser.add_argument("--out", type=Path, default=OUT, help="What is measured there already is kept.")
     return parser.parse_args()
 
@@ -155,6 +168,13 @@ def main() -> None:
     for model_name in given.models.split(","):
         for name in given.methods.split(","):
             size = given.batch_size or MODELS.get(model_name, 32)
+            if given.count:
+                ours = Ours(name, built(model_name))
+                counted = operations(straight_of(name, model_name), ours, batch_of(ours.model, size))
+                made["models"][model_name][name]["operations"] = counted
+                given.out.write_text(json.dumps(made, indent=1) + "\n", encoding="utf-8")
+                print(f"{model_name} {name}: {counted['straight'] / counted['exact']:.2f} times fewer operations", flush=True)
+                continue
             found = measured(model_name, name, size, given.repeats)
             made["models"].setdefault(model_name, {})[name] = found
             made |= {"machine": machine(torch.device("cpu")), "repeats": given.repeats}
