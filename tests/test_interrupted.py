@@ -28,10 +28,10 @@ import pytest
 import torch
 from conftest import fresh, typed
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
 from surefoot import records, stopping
 from surefoot.data import Dataset, open_dataset
-from surefoot.data import images as reading
 from surefoot.data.images import Budget, Images, read_image
 from surefoot.errors import DataError, MissingDataError, SettingError, TrainingError
 from surefoot.folders import put_text, whole_file
@@ -98,7 +98,7 @@ def test_a_reader_without_memory_names_the_image(tiny_root: Path, monkeypatch: p
     def full(*_: object) -> None:
         raise MemoryError
 
-    monkeypatch.setattr(reading, "read_image", full)
+    monkeypatch.setattr(PngImageFile, "load", full)  # where Pillow reads the parts of a file, each as long as it says it is
     path = next((tiny_root / "train").rglob("*.png"))
     with pytest.raises(DataError, match=rf"{path} cannot be read: no memory is left"):
         Images([path], lambda image: torch.zeros(3, 2, 2)).batch([0])

@@ -110,7 +110,7 @@ def by_clip_benchmark(python: str, folder: Path, root: Path, paths: list[Path], 
     out = root / "out.json"
     command = [
         python, "-m", "clip_benchmark.cli", "eval", "--model", f"local-dir:{folder}", "--pretrained", "", "--dataset", "wds/iconshift",
-        "--dataset_root", str(root), "--task", "zeroshot_classification", "--output", str(out), "--num_workers", "0",
+        "--dataset_root", str(root), "--task", "zeroshot_classification", "--output", str(out), "--num_workers", "0", "--no_amp",
     ]  # fmt: skip
     done = subprocess.run(command, env={**os.environ, "HF_HUB_OFFLINE": "1"}, capture_output=True, text=True, check=False)
     if done.returncode or not out.is_file():

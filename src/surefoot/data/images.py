@@ -118,6 +118,10 @@ def read_image(path: Path, least: int | None = None) -> Image.Image:
         ) from error
     except FileNotFoundError as error:
         raise MissingDataError(f"{path} is not there any more. Put it back, and {AGAIN}") from error
+    except MemoryError as error:  # a damaged PNG, too, may claim a part of gigabytes
+        raise DataError(
+            f"{path} cannot be read: no memory is left for it. Repair or remove it if it is small; else end other programs, and {AGAIN}"
+        ) from error
     except _DAMAGED as error:
         if isinstance(error, OSError) and error.errno is not None:  # of the system, not of the image
             raise DataError(f"{path} cannot be read ({error.strerror}). Allow it to be read, or see to its disk, and {AGAIN}") from error
@@ -294,10 +298,7 @@ class Images:
             yield image
 
     def _read(self, row: int) -> Image.Image:
-        try:
-            image = read_image(self.paths[row], self._least)
-        except MemoryError as error:
-            raise DataError(f"{self.paths[row]} cannot be read: no memory is left. End other programs, and {AGAIN}") from error
+        image = read_image(self.paths[row], self._least)
         return cropped(image, self._border, self.paths[row]) if self._border else image
 
 

@@ -18,7 +18,9 @@ LARGEST = 1 << 20  # of any whole number in a configuration, such as the tokens 
 _MOST = {
     "layers": 256, "width": 1 << 16, "embed_dim": 1 << 16, "image_size": 4096, "size": 4096, "context_length": 8192, "mlp_ratio": 64,
     "head_width": 1 << 16, "heads": 1024, "patch_size": 4096, "attn_pooler_queries": 4096,
+    "vocab_size": LARGEST,
 }  # fmt: skip
+_SEVERAL = ("layers", "image_size", "patch_size", "size")  # may be a list of numbers: stages of a ResNet, height and width
 _PREPROCESSING: dict[str, Callable[[Any], bool]] = {
     "size": lambda value: _is_size(value) or (isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_size, value))),
     "mean": lambda value: _are_numbers(value), "std": lambda value: _are_numbers(value) and all(one > 0 for one in value),
@@ -169,6 +171,11 @@ def _pair(config: Mapping[str, Any], key: str, usual: int) -> float:
 
 def _numbers(value: Any, key: str) -> list[str]:  # noqa: ANN401
     """What is absurd among the numbers of a configuration."""
+    nested = isinstance(value, dict) or (
+        isinstance(value, list) and (key not in _SEVERAL or any(isinstance(one, dict | list) for one in value))
+    )
+    if key in _MOST and nested:
+        return [f"{key} is {str(value)[:40]}"]
     if isinstance(value, dict):
         return [text for inner, one in value.items() for text in _numbers(one, str(inner))]
     if isinstance(value, list):
