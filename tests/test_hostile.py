@@ -26,7 +26,7 @@ import pytest
 import torch
 from conftest import CONFIG, fresh
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from scipy.io import savemat
@@ -40,11 +40,13 @@ from surefoot.data import images as reading
 from surefoot.data.catalog.loaders.official import _mat
 from surefoot.data.catalog.loaders.stored import Stored
 from surefoot.data.dataset_toml import read_config
+from surefoot.data.images import SIDE
 from surefoot.data.pictures import _look_at
 from surefoot.data.shards import index
 from surefoot.data.writing import holder
 from surefoot.errors import DataError, MissingDataError, ModelError, SettingError, SurefootError, TrainingError
 from surefoot.guard.arrays import load_array, load_arrays
+from surefoot.guard.weights import check_folder_config
 from surefoot.job import Job
 from surefoot.methods import get
 from surefoot.model import ImageTextModel, load_model
@@ -706,6 +708,36 @@ def test_a_log_shows_only_what_is_an_event(tmp_path: Path) -> None:
     lines = [json.dumps(row) for row in (*bad, good)] + ["[" * 90_000, "{"]
     (tmp_path / "log.jsonl").write_text("\n".join(lines) + "\n")
     assert events(tmp_path) == [good]
+
+
+def test_every_architecture_of_open_clip_may_be_built() -> None:
+    for name in open_clip.list_models():
+        check_folder_config(name, {"model_cfg": open_clip.get_model_config(name)}, None)
+
+
+@pytest.mark.parametrize("given", [[1], "abc", 7])
+def test_a_third_tower_that_is_no_table_is_refused(given: object, tmp_path: Path) -> None:
+    config = {"model_cfg": {"embed_dim": 8, "vision_cfg": {}, "text_cfg": {}, "multimodal_cfg": given}}
+    with pytest.raises(ModelError, match="its multimodal_cfg is no table"):
+        check_folder_config("open_clip_config.json", config, tmp_path / "never-read.safetensors")
+
+
+def test_what_another_library_is_handed_may_call_its_own_sizes_alike() -> None:
+    vision = {"timm_model_name": "a", "timm_model_kwargs": {"width": [64, 128], "deep": {"x": 1 << 40}}}
+    config = {"model_cfg": {"embed_dim": 8, "vision_cfg": vision, "text_cfg": {}}}
+    with pytest.raises(ModelError, match=r"^c: a number for another library is 1099511627776, beyond 1048576"):
+        check_folder_config("c", config, None)
+    del vision["timm_model_kwargs"]["deep"]  # type: ignore[attr-defined]
+    check_folder_config("c", config, None)
+
+
+def test_an_image_with_an_absurd_side_is_refused_before_it_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for width in (SIDE, SIDE + 1):
+        Image.new("L", (width, 1)).save(tmp_path / f"{width}.png")
+    assert read_image(tmp_path / f"{SIDE}.png").size == (SIDE, 1)
+    monkeypatch.setattr(PngImageFile, "load", lambda *_: pytest.fail("it is decoded"))
+    with pytest.raises(DataError, match=rf"{SIDE + 1}\.png is {SIDE + 1} x 1 pixels, and a side has {SIDE} at most"):
+        read_image(tmp_path / f"{SIDE + 1}.png")
 
 
 # --- the corpus ---

@@ -33,7 +33,7 @@ from PIL.PngImagePlugin import PngImageFile
 from surefoot import records, stopping
 from surefoot.data import Dataset, open_dataset
 from surefoot.data.images import Budget, Images, read_image
-from surefoot.errors import DataError, MissingDataError, SettingError, TrainingError
+from surefoot.errors import DataError, MissingDataError, ResourceError, SettingError, TrainingError
 from surefoot.folders import put_text, whole_file
 from surefoot.methods import get
 from surefoot.model import ImageTextModel
@@ -100,8 +100,9 @@ def test_a_reader_without_memory_names_the_image(tiny_root: Path, monkeypatch: p
 
     monkeypatch.setattr(PngImageFile, "load", full)  # where Pillow reads the parts of a file, each as long as it says it is
     path = next((tiny_root / "train").rglob("*.png"))
-    with pytest.raises(DataError, match=rf"{path} cannot be read: no memory is left"):
+    with pytest.raises(ResourceError, match=rf"{path} cannot be read: no memory is left") as caught:
         Images([path], lambda image: torch.zeros(3, 2, 2)).batch([0])
+    assert not isinstance(caught.value, DataError), "what has no memory is not skipped as damaged"
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")

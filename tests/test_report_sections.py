@@ -7,22 +7,25 @@ import io
 import itertools
 import re
 import xml.etree.ElementTree as ET
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from rich.console import Console
+from test_report import SVG
 from test_report_whole import CORRUPTIONS, METHODS, NUM, SHIFTS, save_whole, whole
 
 from surefoot import records
 from surefoot.records import Answers, Described, Evaluation, Example, Record
 from surefoot.report import calibration, confusion, frontier_svg, markdown, marks, rich_table, rows, training, write_page
 from surefoot.report.answers import Stored
-from surefoot.report.frontier import drawn_of
+from surefoot.report.curves import Dot
+from surefoot.report.frontier import Frame, _whiskers, drawn_of
 from surefoot.report.runs import NAMES as SHOWN_NAMES
 from surefoot.report.runs import Runs, collect
-from surefoot.report.table import columns, header, is_best, is_worse, more_columns
+from surefoot.report.table import Cell, columns, header, is_best, is_worse, more_columns
 
 
 @pytest.fixture(scope="module")
@@ -142,15 +145,20 @@ def test_every_curve_is_named_beside_its_end_and_no_two_names_collide(folder: Pa
             assert start == pytest.approx([float(last.get("cx", "")) + 8, float(last.get("cy", ""))], abs=0.11)
 
 
+def sunk(given: list[Record], method: str, at: Callable[[float], float]) -> list[Record]:
+    """The records with another accuracy on the shifts along the curve of a method."""
+
+    def changed(one: Record) -> Record:
+        far = isinstance(one, Evaluation) and one.method == method and one.alpha > 0
+        return replace(one, accuracy=one.accuracy | {"avg_shifts": at(one.alpha)}) if far else one  # type: ignore[union-attr]
+
+    return [changed(one) for one in given]
+
+
 def test_a_method_far_below_all_others_leaves_the_axes_to_them(folder: Path) -> None:
     last = list(METHODS)[-1]
-
-    def sunk(one: Record) -> Record:
-        far = isinstance(one, Evaluation) and one.method == last and one.alpha > 0
-        return replace(one, accuracy=one.accuracy | {"avg_shifts": 0.4 - 0.3 * one.alpha}) if far else one  # type: ignore[union-attr]
-
     given = list(records.read(folder))
-    root = ET.fromstring(frontier_svg([sunk(one) for one in given]))
+    root = ET.fromstring(frontier_svg(sunk(given, last, lambda alpha: 0.4 - 0.3 * alpha)))
     without = ET.fromstring(frontier_svg([one for one in given if getattr(one, "method", None) != last]))
     box, curves = {}, {}
     for name, svg in {"sunk": root, "without": without}.items():
@@ -171,6 +179,54 @@ def test_a_method_far_below_all_others_leaves_the_axes_to_them(folder: Path) -> 
     (line,) = [element.get("d", "") for element in curves["sunk"][-1].iter() if element.get("class") == "line"]
     ends = [float(place.split()[1]) for place in line.strip("M").split("L")]
     assert ends[-1] == pytest.approx(low, abs=0.11) and len(ends) >= 2, "it goes down to the edge, and is cut off there"
+
+
+def test_the_best_end_of_a_curve_is_drawn_even_where_its_middle_leaves_the_picture(folder: Path) -> None:
+    last, given = list(METHODS)[-1], list(records.read(folder))
+    best = max(one.accuracy["avg_shifts"] for one in given if isinstance(one, Evaluation) and "avg_shifts" in one.accuracy)
+    svg = frontier_svg(sunk(given, last, lambda alpha: best + 0.01 if alpha == 1 else 0.02))
+    curve = [element for element in ET.fromstring(svg).iter() if str(element.get("class")).startswith("curve m")][-1]
+    assert "↓" not in svg and [element for element in curve.iter() if element.get("class") == "leader"]
+    told = [element.findtext(f"{SVG}title") or "" for element in curve.iter(f"{SVG}g") if element.get("class") == "dot"]
+    assert [text.partition(":")[0].partition("α = ")[2] for text in told] == ["0", "1"]
+
+
+def test_an_end_just_below_the_others_is_drawn_and_named_without_an_arrow(folder: Path) -> None:
+    last, given = list(METHODS)[-1], list(records.read(folder))
+    kept = [one for one in given if isinstance(one, Evaluation) and "avg_shifts" in one.accuracy]
+    low = min(one.accuracy["avg_shifts"] for one in kept)
+    svg = frontier_svg(sunk(given, last, lambda alpha: low - 0.001 if alpha == 1 else 0.02))
+    curve = [element for element in ET.fromstring(svg).iter() if str(element.get("class")).startswith("curve m")][-1]
+    assert "↓" not in svg and [element for element in curve.iter() if element.get("class") == "leader"]
+
+
+def test_what_leaves_the_picture_stretches_no_axis_sideways(folder: Path) -> None:
+    last, given = list(METHODS)[-1], list(records.read(folder))
+    far = [
+        replace(one, accuracy=one.accuracy | {"test": 0.01})
+        if isinstance(one, Evaluation) and one.method == last and one.alpha > 0
+        else one
+        for one in sunk(given, last, lambda _: 0.02)
+    ]
+    without = [one for one in given if getattr(one, "method", None) != last]
+    ticks = [
+        [e.text for e in ET.fromstring(frontier_svg(lines)).iter() if e.get("class") == "tick" and e.get("text-anchor") == "middle"]
+        for lines in (far, without)
+    ]
+    assert ticks[0] == ticks[1] != []
+
+
+def test_what_is_not_far_below_stays(folder: Path) -> None:
+    last, given = list(METHODS)[-1], list(records.read(folder))
+    low = min(one.accuracy["avg_shifts"] for one in given if isinstance(one, Evaluation) and "avg_shifts" in one.accuracy)
+    assert "↓" not in frontier_svg(sunk(given, last, lambda _: low - 0.045))
+    assert "↓" in frontier_svg(sunk(given, last, lambda _: low - 0.5))
+
+
+def test_whiskers_of_a_dot_at_the_edge_end_there() -> None:
+    frame = Frame(marks.Axis(50.0, 60.0, 100.0, 200.0), marks.Axis(50.0, 60.0, 300.0, 100.0))
+    dot = Dot(0.5, Cell(0.55, 0.30, 3), Cell(0.51, 0.02, 3), 0)
+    assert _whiskers(dot, frame) == "M100.0 280.0H200.0M150.0 300.0V240.0"
 
 
 def grid_across(svg: ET.Element) -> list[str]:

@@ -25,6 +25,7 @@ from surefoot.report.series_rows import sentences, standing_of
 Columns = Sequence[tuple[str, str]]
 SEEDS = (0, 1, 2)
 METHODS = {"tp_ft": 0.04, "flyp": 0.07}
+METHODS_END = " + WiSE-FT (ID val.)"
 ENDS = {"": 1.0, " + WiSE-FT 0.5": 1.2, " + WiSE-FT (ID val.)": 1.3}
 DOMAINS: Columns = [("", name) for name in ("art painting", "cartoon", "photo", "sketch", "Avg.")]
 HALVES: Columns = [(group, name) for group in ("pets", "cars", "Avg.") for name in ("Base", "New", "HM")]
@@ -322,6 +323,14 @@ def test_a_method_far_below_the_others_is_drawn_below_the_axis() -> None:
     assert end_y == pytest.approx(height["65"], abs=0.2) and y > end_y
     assert (end_x - x) / (412.0 - 254.0) == pytest.approx((y - end_y) / point / 30, abs=0.01)  # it enters where the straight line crosses
     assert "below the axis, with its value" in [key.text for key in legend_of(standing_of(with_third([0.05, 0.35, 0.65])))]
+
+
+def test_two_values_below_the_axis_at_one_place_can_be_read() -> None:
+    lines = with_third([0.05, 0.35, 0.65])
+    lines += [replace(one, row=f"ft{METHODS_END}", values=[0.15]) for one in lines if isinstance(one, Summary) and one.row == "ft"]
+    (course,) = [group for group in svgs(lines)[0].iter("g") if group.get("class") == "course m2"]
+    texts = {text.text: float(text.get("y", 0)) for text in course.iter("text") if text.get("class") == "tick"}
+    assert abs(texts["5.0"] - texts["15.0"]) > 10
 
 
 @pytest.mark.parametrize("means", [[0.60, 0.61, 0.62], [0.54, 0.58, 0.62]])

@@ -168,6 +168,8 @@ def main() -> None:
     for model_name in given.models.split(","):
         for name in given.methods.split(","):
             size = given.batch_size or MODELS.get(model_name, 32)
+            if given.count and name not in made["models"].get(model_name, {}):
+                sys.exit(f"{name} was not measured on {model_name} yet. Leave out --count.")
             if given.count:
                 ours = Ours(name, built(model_name))
                 counted = operations(straight_of(name, model_name), ours, batch_of(ours.model, size))

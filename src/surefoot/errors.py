@@ -43,6 +43,10 @@ class UnknownNameError(SettingError, KeyError):
         return str(self.args[0])
 
 
+class ResourceError(SurefootError, MemoryError):
+    """The machine has not what something takes."""
+
+
 class ModelError(SurefootError, RuntimeError):
     """A model could not be loaded, or cannot do what was asked of it."""
 

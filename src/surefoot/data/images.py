@@ -23,7 +23,7 @@ from torch import Tensor
 
 from surefoot.data.crops import RandomCrop
 from surefoot.data.shards import content, source
-from surefoot.errors import DataError, MissingDataError, SurefootError
+from surefoot.errors import DataError, MissingDataError, ResourceError, SurefootError
 from surefoot.guard.limits import PIXELS, USUAL, check_regular, limit
 
 KEEP_BYTES = 1 << 30
@@ -32,6 +32,7 @@ MOST_WORKERS = 8
 _AVIF = ("AVIF",) if "avif" in features.modules and features.check("avif") else ()
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *_AVIF)
 """What is opened, whatever a file is called: no format whose reader starts another program (EPS), is rarely used, or reads other files."""
+SIDE = 1 << 16  # pixels of width or height; JPEG and WebP hold less, and a thin strip of millions takes long to decode
 LARGE = 1 << 25  # pixels; images beyond are decoded one at a time, however many threads read
 _ORIENTATION = 0x0112
 _TURN = {
@@ -101,6 +102,7 @@ def read_image(path: Path, least: int | None = None) -> Image.Image:
     Raises:
         DataError: the file cannot be read as an image, or holds values that have no fixed range.
         MissingDataError: it is not there any more.
+        ResourceError: no memory is left for it.
     """
     try:
         with _quiet, open_image(path) as opened:
@@ -118,8 +120,8 @@ def read_image(path: Path, least: int | None = None) -> Image.Image:
         ) from error
     except FileNotFoundError as error:
         raise MissingDataError(f"{path} is not there any more. Put it back, and {AGAIN}") from error
-    except MemoryError as error:  # a damaged PNG, too, may claim a part of gigabytes
-        raise DataError(
+    except MemoryError as error:  # a damaged PNG, too, may claim a part of gigabytes; nothing that is skipped as damaged follows from it
+        raise ResourceError(
             f"{path} cannot be read: no memory is left for it. Repair or remove it if it is small; else end other programs, and {AGAIN}"
         ) from error
     except _DAMAGED as error:
@@ -135,13 +137,17 @@ def open_image(path: Path) -> Image.Image:
     """A file, or a member of a tar file, as Pillow opens it: its head alone is read, and only formats of `FORMATS` are tried.
 
     Raises:
-        DataError: it is no regular file, or a member of too many bytes.
+        DataError: it is no regular file, a member of too many bytes, or has a side of too many pixels.
         UnidentifiedImageError, OSError and others of Pillow: it is no image that can be read, or one of too many pixels.
     """
     found = source(path)
     if isinstance(found, Path):
         check_regular(found)
     opened = Image.open(found, formats=FORMATS)
+    if max(opened.size) > SIDE:
+        width, height = opened.size
+        opened.close()
+        raise DataError(f"{path} is {width} x {height} pixels, and a side has {SIDE} at most. Repair or remove it, or save a part of it.")
     if (pixels := opened.width * opened.height) > (most := limit(PIXELS)):  # other packages, such as wilds, turn Pillow's own limit off
         opened.close()
         raise Image.DecompressionBombError(f"{pixels} pixels, and {most} are allowed")

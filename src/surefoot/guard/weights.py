@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import pickle
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ _MOST = {
     "head_width": 1 << 16, "heads": 1024, "patch_size": 4096, "attn_pooler_queries": 4096,
     "vocab_size": LARGEST,
 }  # fmt: skip
-_SEVERAL = ("layers", "image_size", "patch_size", "size")  # may be a list of numbers: stages of a ResNet, height and width
+_HANDED = "a number for another library"
+_PAIRS = ("image_size", "patch_size", "size")  # may be height and width
 _PREPROCESSING: dict[str, Callable[[Any], bool]] = {
     "size": lambda value: _is_size(value) or (isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_size, value))),
     "mean": lambda value: _are_numbers(value), "std": lambda value: _are_numbers(value) and all(one > 0 for one in value),
@@ -125,7 +126,9 @@ def check_folder_config(where: Path | str, content: Any, weights: Path | None) -
     parts = content.get("model_cfg") if isinstance(content, dict) else None
     if not isinstance(parts, dict) or not all(isinstance(parts.get(key), dict) for key in ("vision_cfg", "text_cfg")):
         raise ModelError(f"{where} has no model_cfg with vision_cfg and text_cfg. Copy the folder anew.")
-    if wrong := [*_numbers(parts, ""), *_foreign(parts), *_preprocessing(content.get("preprocess_cfg", {}))]:
+    if not isinstance(parts.get("multimodal_cfg") or {}, dict):
+        raise ModelError(f"{where}: its multimodal_cfg is no table. Copy the folder anew.")
+    if wrong := [*_numbers(parts, "model_cfg"), *_foreign(parts), *_preprocessing(content.get("preprocess_cfg", {}))]:
         raise ModelError(f"{where}: {'; '.join(wrong[:5])}. Such a model is not built; get the folder from where it was published.")
     if weights is None:
         return
@@ -148,37 +151,45 @@ def least_parameters(model_cfg: Mapping[str, Any]) -> float:
     vision, text, more = (model_cfg.get(key) or {} for key in ("vision_cfg", "text_cfg", "multimodal_cfg"))
     total = 0.0
     if not vision.get("timm_model_name"):
-        width = vision.get("width", 768)
+        width = _of(vision, "width", 768)
         patch = _pair(vision, "patch_size", 16)
         total += _tower(vision, 768) + (_pair(vision, "image_size", 224) / patch + 3 * patch) * width
         if isinstance(vision.get("layers"), list):
             total = float(sum(vision["layers"]) * 16 * width**2)
     if not text.get("hf_model_name"):
-        total += _tower(text, 512) + (text.get("vocab_size", 49408) + text.get("context_length", 77)) * text.get("width", 512)
+        total += _tower(text, 512) + (_of(text, "vocab_size", 49408) + _of(text, "context_length", 77)) * _of(text, "width", 512)
     return total + (_tower(more, 512) if more else 0)
 
 
+def _of(config: Mapping[str, Any], key: str, usual: float) -> Any:  # noqa: ANN401
+    """A size; the usual one where none is said."""
+    return usual if (value := config.get(key)) is None else value
+
+
 def _tower(config: Mapping[str, Any], usual: int) -> float:
-    layers, width = config.get("layers", 12), config.get("width", usual)
-    return 0.0 if isinstance(layers, list) else layers * width * (4 * width + 2 * int(width * config.get("mlp_ratio", 4.0)))
+    layers, width = _of(config, "layers", 12), _of(config, "width", usual)
+    return 0.0 if isinstance(layers, list) else layers * width * (4 * width + 2 * int(width * _of(config, "mlp_ratio", 4.0)))
 
 
 def _pair(config: Mapping[str, Any], key: str, usual: int) -> float:
     """The product of a pair, or the square of a number."""
-    value = config.get(key, usual)
+    value = _of(config, key, usual)
     return float(math.prod(value) if isinstance(value, list) else value**2)
 
 
 def _numbers(value: Any, key: str) -> list[str]:  # noqa: ANN401
     """What is absurd among the numbers of a configuration."""
-    nested = isinstance(value, dict) or (
-        isinstance(value, list) and (key not in _SEVERAL or any(isinstance(one, dict | list) for one in value))
-    )
-    if key in _MOST and nested:
-        return [f"{key} is {str(value)[:40]}"]
+    if value is None and key == "patch_size":  # as open_clip's ResNets say that they have none
+        return []
     if isinstance(value, dict):
-        return [text for inner, one in value.items() for text in _numbers(one, str(inner))]
+        handed = key == _HANDED or key.endswith(
+            "_kwargs"
+        )  # to another library, such as timm_model_kwargs, which may call its own sizes alike
+        own = [text for inner, one in value.items() for text in _numbers(one, _HANDED if handed else str(inner))]
+        return [f"{key} is {str(value)[:40]}"] if key in _MOST else own
     if isinstance(value, list):
+        if key in _MOST and not _is_list_of_sizes(value, key):
+            return [f"{key} is {str(value)[:40]}"]
         return [text for one in value[:64] for text in _numbers(one, key)] + [f"{key} is a list of {len(value)}"] * (len(value) > 64)
     if key in _MOST and (isinstance(value, bool) or not isinstance(value, int | float if key == "mlp_ratio" else int)):
         return [f"{key} is {str(value)[:40]}"]
@@ -187,6 +198,12 @@ def _numbers(value: Any, key: str) -> list[str]:  # noqa: ANN401
         if not (0 < value <= most if key in _MOST else -most <= value <= most):
             return [f"{key} is {str(value)[:40]}, beyond {most}"]
     return []
+
+
+def _is_list_of_sizes(value: Sequence[Any], key: str) -> bool:
+    """The stages of a ResNet, or height and width."""
+    flat = bool(value) and not any(one is None or isinstance(one, dict | list) for one in value)
+    return flat and (key == "layers" or (key in _PAIRS and len(value) == 2))
 
 
 def _foreign(parts: Mapping[str, Any]) -> list[str]:

@@ -14,7 +14,7 @@ from surefoot.report import marks
 from surefoot.report.curves import Curve, Dot, curves_of, dot_title, summary, zero_shot_of
 from surefoot.report.frontier_lines import NAMES, Beside, beside
 from surefoot.report.runs import Runs, collect
-from surefoot.report.squeezed import Box, inside, joined, squeezing
+from surefoot.report.squeezed import Box, Place, floor_of, inside, joined
 from surefoot.report.table import Cell, columns, header, rows_of
 from surefoot.report.templates import render
 from surefoot.robustness import Baseline
@@ -125,12 +125,12 @@ def frontier_of(runs: Runs, on: str, *, inline: Layout | None = None, expected: 
             f"No record holds an accuracy on 'test' and one on '{on}'. Known: {known}. Name one of these, or evaluate it first."
         )
     layout = inline or (ALONE if len(curves) <= FEW else ALONE_MANY)
-    others, left_out = ([], None) if expected else (beside(runs, on), _left_out(curves, zero))
-    names = [_called(curve, curve.index == left_out) for curve in curves]
+    others = [] if expected else beside(runs, on)
+    floor = None if expected else _floor(curves, others, zero)
+    names = [_called(curve, floor) for curve in curves]
     plot = layout.plot(names)
-    means = [mean for one in others if one.index != left_out for mean in one.means]
-    framed = [curve for curve in curves if curve.index != left_out]
-    frame = _frame(framed, zero, plot, expected.references.values() if expected else means)
+    means = expected.references.values() if expected else [mean for one in others for mean in one.means]
+    frame = _frame(curves, zero, plot, means, floor)
     views = [_view(curve, others, frame, header(on), layout.size) for curve in curves]
     legend = [] if inline else keys(curves, others, still=True)
     letters = max((len(text) for text in (runs.dataset, *(key["text"] for key in legend))), default=0)
@@ -208,13 +208,16 @@ def _frame(
     zero: tuple[Cell, Cell] | None,
     plot: Box,
     others: Iterable[tuple[Cell, Cell]] = (),
+    floor: float | None = None,
 ) -> Frame:
-    """Axes that hold every dot and every whisker."""
+    """Axes that hold every dot and every whisker, as far as they do not lie below `floor` in percent."""
     pairs = [*((dot.across, dot.up) for curve in curves for dot in curve.dots), *([zero] if zero else []), *others]
+    least = -math.inf if floor is None else floor
+    pairs = [pair for pair in pairs if 100 * pair[1].mean >= least]
     left, top, right, bottom = plot
     return Frame(
         marks.Axis.around([end for across, _ in pairs for end in _ends(across)], left, right),
-        marks.Axis.around([end for _, up in pairs for end in _ends(up)], bottom, top),
+        marks.Axis.around([max(end, least) for _, up in pairs for end in _ends(up)], bottom, top),
     )
 
 
@@ -231,21 +234,25 @@ def _names(curves: Sequence[Curve], texts: Sequence[str], frame: Frame, plot: Bo
     found = []
     places = marks.spread_out([min(y, bottom) for _, y in ends], LINE, top, bottom)
     for curve, text, (x, y), place in zip(curves, texts, ends, places, strict=True):
-        leader = f"M{x + 8:.1f} {y:.1f}L{max(right, x + 8) + 6:.1f} {place:.1f}h6" if inside([(x, y)], plot) else ""
+        there = bool(inside([(x, y)], plot))
+        leader = f"M{x + 8:.1f} {y:.1f}L{max(right, x + 8) + 6:.1f} {place:.1f}h6" if there else ""
         mark = marks.marker(curve.index, right + 17, place, 4)
-        found.append({"text": text, "x": right + 25, "y": place + 4, "leader": leader, "mark": mark})
+        found.append({"text": _short(curve.label) if there else text, "x": right + 25, "y": place + 4, "leader": leader, "mark": mark})
     return found
 
 
-def _left_out(curves: Sequence[Curve], zero: tuple[Cell, Cell] | None) -> int | None:
-    """The method that would squeeze all others together, by its index; None where the axes hold every curve."""
-    each = {curve.index: [100 * dot.up.mean for dot in curve.dots if dot.alpha > 0] for curve in curves}
-    return squeezing(each, [100 * zero[1].mean] if zero else [])
+def _floor(curves: Sequence[Curve], others: Sequence[Beside], zero: tuple[Cell, Cell] | None) -> float | None:
+    """Where the axis upwards begins, in percent, if the lowest method would squeeze the others; None where the axes hold every dot."""
+    each = {curve.index: [end for dot in curve.dots if dot.alpha > 0 for end in _ends(dot.up)] for curve in curves}
+    for one in others:
+        each.setdefault(one.index, []).extend(100 * up.mean for _, up in one.means)
+    return floor_of(each, _ends(zero[1]) if zero else ())
 
 
-def _called(curve: Curve, below: bool) -> str:
-    """What stands beside a curve; of one that the axes leave out, its fine-tuned accuracy too."""
-    return _short(curve.label) if not below else f"{_short(curve.label, LONGEST_NAME - 7)} ↓ {100 * curve.dots[-1].up.mean:.1f}"
+def _called(curve: Curve, floor: float | None) -> str:
+    """What stands beside a curve; where its end lies below the picture, the accuracy there too."""
+    end = 100 * curve.dots[-1].up.mean
+    return _short(curve.label) if floor is None or end >= floor else f"{_short(curve.label, LONGEST_NAME - 7)} ↓ {end:.1f}"
 
 
 def _star(zero: tuple[Cell, Cell], frame: Frame, name: str) -> dict[str, str]:
@@ -261,14 +268,14 @@ def _view(curve: Curve, others: Iterable[Beside], frame: Frame, name: str, size:
     at = [frame.at(dot.across, dot.up) for dot in curve.dots]
     ends = [dot.alpha for dot in curve.dots]
     there = [bool(inside([place], frame.box)) for place in at]
-    chord = (at[0], at[-1]) if len(at) > 1 and (ends[0], ends[-1]) == (0.0, 1.0) and all(there) else None
+    chord = (at[0], at[-1]) if len(at) > 1 and (ends[0], ends[-1]) == (0.0, 1.0) else None
     main = max(curve.dots, key=lambda dot: dot.num_chose)
     shown = [dot for dot in curve.dots if dot.alpha in (0.5, 1.0)]
     return {
         "css": marks.css_class(curve.index),
         "label": curve.label,
         "line": joined(inside(at, frame.box)) if len(at) > 2 else "",
-        "chord": _chord(chord, curve.index) if chord else None,
+        "chord": _chord(chord, curve.index, frame.box) if chord else None,
         "beside": [_beside(other, frame, name, size) for other in others if other.index == curve.index],
         "dots": [
             _dot(curve, dot, frame, name, size, main=dot is main and dot.num_chose > 0)
@@ -351,17 +358,17 @@ def cross(x: float, y: float, radius: float) -> str:
     return f"M{x - radius:.1f} {y - radius:.1f}l{2 * radius:g} {2 * radius:g}m{-2 * radius:g} 0l{2 * radius:g} {-2 * radius:g}"
 
 
-def _chord(ends: tuple[tuple[float, float], tuple[float, float]], index: int) -> dict[str, object]:
+def _chord(ends: tuple[Place, Place], index: int, box: Box) -> dict[str, object]:
     """The chord, and the place of its name: turned to read from left to right, further along for each method so that none collide."""
     (x0, y0), (x1, y1) = ends
     angle = math.degrees(math.atan2(y1 - y0, x1 - x0))
     along = 0.4 + 0.15 * (index % 4)
     return {
-        "path": f"M{x0:.1f} {y0:.1f}L{x1:.1f} {y1:.1f}",
+        "path": joined(inside(ends, box)),
         "x": x0 + (x1 - x0) * along,
         "y": y0 + (y1 - y0) * along,
         "angle": angle if abs(angle) <= 90 else angle - math.copysign(180, angle),
-        "named": math.hypot(x1 - x0, y1 - y0) > 120,
+        "named": math.hypot(x1 - x0, y1 - y0) > 120 and bool(inside([ends[1]], box)),
     }
 
 
@@ -370,10 +377,10 @@ def _whiskers(dot: Dot, frame: Frame) -> str:
     x, y = frame.at(dot.across, dot.up)
     path = ""
     if dot.across.spread:
-        left, right = (frame.across.at(end) for end in _ends(dot.across))
+        left, right = (min(max(frame.across.at(end), frame.box[0]), frame.box[2]) for end in _ends(dot.across))
         path += f"M{left:.1f} {y:.1f}H{right:.1f}"
     if dot.up.spread:
-        low, high = (frame.up.at(end) for end in _ends(dot.up))
+        low, high = (min(max(frame.up.at(end), frame.box[1]), frame.box[3]) for end in _ends(dot.up))
         path += f"M{x:.1f} {low:.1f}V{high:.1f}"
     return path
 

@@ -11,7 +11,7 @@ from surefoot.report import marks
 from surefoot.report.pictures import Key, Picture, alone, method_key, zero_key
 from surefoot.report.runs import ZERO_SHOT, display_name
 from surefoot.report.series_rows import Standing
-from surefoot.report.squeezed import inside, joined, squeezing
+from surefoot.report.squeezed import floor_of, inside, joined
 from surefoot.report.strip import Band, Lane, axis_of, strips
 from surefoot.report.table import Cell
 
@@ -134,16 +134,14 @@ def _lines(table: Standing, group: str) -> list[Picture]:
 
 
 def _floor(table: Standing, group: str) -> float | None:
-    """The least percent of all but the lowest method, where that one would squeeze the others; None where the axis holds all."""
+    """Where the axis upwards begins, in percent, if the lowest method would squeeze the others; None where the axis holds all."""
     columns, whiskers = table.groups[group], _whiskers(table)
 
     def ends(*names: str) -> list[float]:
         cells = [cell for name in names for cell in (table.cell(name, column) for column in columns) if cell]
         return [end for cell in cells for end in _ends(cell, whiskers)]
 
-    each, zero = {method: ends(method, method + table.merge) for method in table.methods}, ends(ZERO_SHOT)
-    lowest = squeezing(each, zero)
-    return None if lowest is None else min([*zero, *(end for method, found in each.items() if method != lowest for end in found)])
+    return floor_of({method: ends(method, method + table.merge) for method in table.methods}, ends(ZERO_SHOT))
 
 
 def _courses(table: Standing, columns: Sequence[str]) -> list[Course]:
@@ -185,6 +183,7 @@ def _point(plot: Plot, course: Course, number: int, cell: Cell, x: float, y: flo
     low, high = (min(plot.up.at(end), BOTTOM) for end in _ends(cell, plot.whiskers))
     zero, below, y = plot.zero[number], y > BOTTOM, min(y, BOTTOM)
     return {
+        "rise": 14 if course.merged else 3,  # of the value, so that two of one method can be read
         "x": x,
         "y": y,
         "css": "open" if course.merged else "solid",

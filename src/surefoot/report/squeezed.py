@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 ENOUGH = 3  # methods that a picture shows before one of them may be left out
-SHARE = 0.5  # of the whole span; where the others have less, one squeezes them
+SHARE = 0.5  # of the whole span; where what is drawn without the rest has less, the rest squeezes it
+FAR = 5.0  # points that it must lie below the others
 
 Key = TypeVar("Key")
 Place = tuple[float, float]
@@ -15,27 +16,31 @@ Box = tuple[float, float, float, float]
 """Left, top, right and bottom, in pixels."""
 
 
-def squeezing(each: Mapping[Key, Sequence[float]], fixed: Sequence[float] = ()) -> Key | None:
-    """The method with the lowest value, if without it the values would span less than half of what they do; else None.
+def floor_of(each: Mapping[Key, Sequence[float]], fixed: Sequence[float] = ()) -> float | None:
+    """Where an axis upwards begins that the lowest method would stretch to more than twice its length: at the least value of all others.
+
+    Its values above stay on the axis. None where the axis holds all values: the lowest is not far below the others, or few are shown.
 
     Args:
-        each: {method: its values}.
-        fixed: values that are shown in any case.
+        each: {method: its values, in percent}.
+        fixed: values that are shown in any case, such as the zero-shot model's.
 
     Examples:
-        >>> squeezing({"a": [70.0, 75.0], "b": [72.0], "c": [20.0, 74.0]}, [68.0])
-        'c'
-        >>> squeezing({"a": [70.0, 75.0], "b": [72.0], "c": [65.0, 74.0]}, [68.0])
+        >>> floor_of({"a": [70.0, 75.0], "b": [72.0], "c": [20.0, 74.0]}, [68.0])
+        68.0
+        >>> floor_of({"a": [70.0, 75.0], "b": [72.0], "c": [65.0, 74.0]}, [68.0])
+        >>> floor_of({"a": [60.1], "b": [60.2], "c": [59.0]}, [60.0])  # far, but by a point alone
+        >>> floor_of({"a": [70.0, 75.0], "b": [72.0], "c": [40.0, 99.0]}, [68.0])  # what is drawn of it takes 31 points of 59
     """
     there = {key: values for key, values in each.items() if values}
     if len(there) < ENOUGH:
         return None
     lowest = min(there, key=lambda key: min(there[key]))
-    others = [*fixed, *(value for key, values in there.items() if key != lowest for value in values)]
-    whole = [*others, *there[lowest]]
-    if min(there[lowest]) >= min(others) or max(others) - min(others) >= SHARE * (max(whole) - min(whole)):
-        return None
-    return lowest
+    floor = min([*fixed, *(value for key, values in there.items() if key != lowest for value in values)])
+    whole = [*fixed, *(value for values in there.values() for value in values)]
+    top = max(whole)
+    far = floor - min(there[lowest]) >= FAR and top - floor < SHARE * (top - min(whole))
+    return floor if far else None
 
 
 def inside(path: Sequence[Place], box: Box) -> list[list[Place]]:
