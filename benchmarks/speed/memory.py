@@ -53,19 +53,21 @@ def main() -> None:
     parser.add_argument("--methods", default="flyp")
     parser.add_argument("--batch-sizes", default="64,512", help="Comma-separated; the straightforward step is measured at the first.")
     parser.add_argument("--chunk-size", type=int, default=64)
-    parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--out", type=Path, default=OUT, help="What was measured there of other cases is kept.")
     parser.add_argument("--worker", help=argparse.SUPPRESS)
     given = parser.parse_args()
     sizes, methods = [int(size) for size in given.batch_sizes.split(",")], given.methods.split(",")
     if given.worker:
         print(peak_of(given.worker, methods[0], sizes[0], given.chunk_size or None))
         return
-    rows = []
+    rows = json.loads(given.out.read_text(encoding="utf-8"))["rows"] if given.out.is_file() else []
     for name in methods:
         cases = [("straight", sizes[0], None), ("ours", sizes[0], None), *(("ours", size, given.chunk_size) for size in sizes)]
         for kind, size, chunk in cases:
-            rows.append({"method": name, "kind": kind, "batch_size": size, "chunk_size": chunk, "peak": apart(kind, name, size, chunk)})
-            print(f"{name} {kind} batch {size} chunks of {chunk}: {rows[-1]['peak'] / 1e9:.2f} GB", flush=True)
+            case = {"method": name, "kind": kind, "batch_size": size, "chunk_size": chunk}
+            peak = apart(kind, name, size, chunk)
+            rows = [row for row in rows if any(row[key] != case[key] for key in case)] + [case | {"peak": peak}]
+            print(f"{name} {kind} batch {size} chunks of {chunk}: {peak / 1e9:.2f} GB", flush=True)
     given.out.write_text(
         json.dumps({"model": MODEL, "rows": rows, "machine": machine(torch.device("cpu"))}, indent=1) + "\n", encoding="utf-8"
     )
