@@ -46,7 +46,7 @@ from surefoot.data.shards import index
 from surefoot.data.writing import holder
 from surefoot.errors import DataError, MissingDataError, ModelError, SettingError, SurefootError, TrainingError
 from surefoot.guard.arrays import load_array, load_arrays
-from surefoot.guard.weights import check_folder_config
+from surefoot.guard.weights import check_folder_config, least_parameters
 from surefoot.job import Job
 from surefoot.methods import get
 from surefoot.model import ImageTextModel, load_model
@@ -712,7 +712,8 @@ def test_a_log_shows_only_what_is_an_event(tmp_path: Path) -> None:
 
 def test_every_architecture_of_open_clip_may_be_built() -> None:
     for name in open_clip.list_models():
-        check_folder_config(name, {"model_cfg": open_clip.get_model_config(name)}, None)
+        check_folder_config(name, {"model_cfg": (parts := open_clip.get_model_config(name))}, None)
+        assert least_parameters(parts) >= 0, "whatever it says of its sizes"
 
 
 @pytest.mark.parametrize("given", [[1], "abc", 7])

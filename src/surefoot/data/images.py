@@ -32,7 +32,7 @@ MOST_WORKERS = 8
 _AVIF = ("AVIF",) if "avif" in features.modules and features.check("avif") else ()
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM", *_AVIF)
 """What is opened, whatever a file is called: no format whose reader starts another program (EPS), is rarely used, or reads other files."""
-SIDE = 1 << 16  # pixels of width or height; JPEG and WebP hold less, and a thin strip of millions takes long to decode
+SIDE = 1 << 16  # pixels of width or height, what JPEG can hold; a thin strip of millions takes long to decode
 LARGE = 1 << 25  # pixels; images beyond are decoded one at a time, however many threads read
 _ORIENTATION = 0x0112
 _TURN = {

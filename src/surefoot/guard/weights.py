@@ -20,7 +20,7 @@ _MOST = {
     "head_width": 1 << 16, "heads": 1024, "patch_size": 4096, "attn_pooler_queries": 4096,
     "vocab_size": LARGEST,
 }  # fmt: skip
-_HANDED = "a number for another library"
+_HANDED = "a number for another library"  # such as in timm_model_kwargs, where names may mean something else
 _PAIRS = ("image_size", "patch_size", "size")  # may be height and width
 _PREPROCESSING: dict[str, Callable[[Any], bool]] = {
     "size": lambda value: _is_size(value) or (isinstance(value, list | tuple) and len(value) == 2 and all(map(_is_size, value))),
@@ -151,29 +151,24 @@ def least_parameters(model_cfg: Mapping[str, Any]) -> float:
     vision, text, more = (model_cfg.get(key) or {} for key in ("vision_cfg", "text_cfg", "multimodal_cfg"))
     total = 0.0
     if not vision.get("timm_model_name"):
-        width = _of(vision, "width", 768)
+        width = vision.get("width", 768)
         patch = _pair(vision, "patch_size", 16)
         total += _tower(vision, 768) + (_pair(vision, "image_size", 224) / patch + 3 * patch) * width
         if isinstance(vision.get("layers"), list):
             total = float(sum(vision["layers"]) * 16 * width**2)
     if not text.get("hf_model_name"):
-        total += _tower(text, 512) + (_of(text, "vocab_size", 49408) + _of(text, "context_length", 77)) * _of(text, "width", 512)
+        total += _tower(text, 512) + (text.get("vocab_size", 49408) + text.get("context_length", 77)) * text.get("width", 512)
     return total + (_tower(more, 512) if more else 0)
 
 
-def _of(config: Mapping[str, Any], key: str, usual: float) -> Any:  # noqa: ANN401
-    """A size; the usual one where none is said."""
-    return usual if (value := config.get(key)) is None else value
-
-
 def _tower(config: Mapping[str, Any], usual: int) -> float:
-    layers, width = _of(config, "layers", 12), _of(config, "width", usual)
-    return 0.0 if isinstance(layers, list) else layers * width * (4 * width + 2 * int(width * _of(config, "mlp_ratio", 4.0)))
+    layers, width = config.get("layers", 12), config.get("width", usual)
+    return 0.0 if isinstance(layers, list) else layers * width * (4 * width + 2 * int(width * config.get("mlp_ratio", 4.0)))
 
 
 def _pair(config: Mapping[str, Any], key: str, usual: int) -> float:
-    """The product of a pair, or the square of a number."""
-    value = _of(config, key, usual)
+    """The product of a pair, or the square of a number; of the usual one where none is said."""
+    value = config.get(key) or usual
     return float(math.prod(value) if isinstance(value, list) else value**2)
 
 
@@ -182,9 +177,7 @@ def _numbers(value: Any, key: str) -> list[str]:  # noqa: ANN401
     if value is None and key == "patch_size":  # as open_clip's ResNets say that they have none
         return []
     if isinstance(value, dict):
-        handed = key == _HANDED or key.endswith(
-            "_kwargs"
-        )  # to another library, such as timm_model_kwargs, which may call its own sizes alike
+        handed = key == _HANDED or key.endswith("_kwargs")
         own = [text for inner, one in value.items() for text in _numbers(one, _HANDED if handed else str(inner))]
         return [f"{key} is {str(value)[:40]}"] if key in _MOST else own
     if isinstance(value, list):
