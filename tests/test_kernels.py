@@ -31,14 +31,22 @@ def entered(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize(("kernel", "asks"), [(None, True), ("math", True), ("fused", False)])
-def test_the_kernel_that_is_named_computes(kernel: str | None, asks: bool, tiny_model: ImageTextModel, entered: list[str]) -> None:
+@pytest.mark.parametrize(("kernel", "format", "asks"), [
+    (None, "bf16", True), (None, "fp32", False), ("math", "fp32", True), ("fused", "bf16", False),
+])  # fmt: skip
+def test_the_kernel_that_is_named_computes(
+    kernel: str | None, format: str, asks: bool, tiny_model: ImageTextModel, entered: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fused, image = list[int](), torch.randn(2, 3, 32, 32)
+    real = torch.nn.functional.scaled_dot_product_attention
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: (fused.append(1), real(*a, **k))[1])
+    tiny_model.precision = format  # type: ignore[assignment]
     with attention(kernel):
-        tiny_model.encode_image(torch.randn(2, 3, 32, 32))
-    assert bool(entered) == asks
+        tiny_model.encode_image(image)
+    assert (bool(entered), bool(fused)) == (asks, not asks)
     entered.clear()
-    tiny_model.encode_image(torch.randn(2, 3, 32, 32))
-    assert entered, "afterwards the usual one is back"
+    tiny_model.encode_image(image)
+    assert bool(entered) == (format == "bf16"), "afterwards the usual one is back"
 
 
 @pytest.mark.parametrize(("name", "during"), [("fp32", "highest"), ("bf16", "highest"), ("tf32", "high")])
@@ -64,11 +72,12 @@ def test_both_kernels_give_the_same_gradients(tiny_model: ImageTextModel) -> Non
     assert torch.linalg.vector_norm(found[0] - found[1]) <= 1e-5 * torch.linalg.vector_norm(found[0])
 
 
-@pytest.mark.parametrize(("times", "faster"), [
-    ({"math": 2.0, "fused": 1.0}, "fused"), ({"math": 1.0, "fused": 2.0}, "math"), ({"math": 1.04, "fused": 1.0}, "math"),
+@pytest.mark.parametrize(("format", "times", "faster"), [
+    ("bf16", {"math": 2.0, "fused": 1.0}, "fused"), ("bf16", {"math": 1.04, "fused": 1.0}, "math"),
+    ("fp32", {"math": 1.0, "fused": 2.0}, "math"), ("fp32", {"math": 1.0, "fused": 1.04}, "fused"),
 ])  # fmt: skip
 def test_the_faster_kernel_is_taken_where_it_is_clearly_faster(
-    times: dict[str, float], faster: str, tiny_model: ImageTextModel, monkeypatch: pytest.MonkeyPatch
+    format: str, times: dict[str, float], faster: str, tiny_model: ImageTextModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     now, seen = [0.0], list[int]()
 
@@ -76,6 +85,7 @@ def test_the_faster_kernel_is_taken_where_it_is_clearly_faster(
         seen.append(len(image))
         now[0] += times[str(precision._chosen.get())]
 
+    tiny_model.precision = format  # type: ignore[assignment]
     monkeypatch.setattr(kernels, "forward_and_backward", taken)
     monkeypatch.setattr(kernels, "time", SimpleNamespace(perf_counter=lambda: now[0]))
     assert kernels.fastest_attention(tiny_model, 6) == faster

@@ -24,6 +24,7 @@ ROWS = [
         "layers",
         "hf_clip",
         "precision",
+        "towers",
         "distributed",
         "chunked",
         "clock",

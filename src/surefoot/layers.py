@@ -6,7 +6,7 @@ import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextvars import ContextVar
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -21,8 +21,6 @@ _BLOCK = re.compile(
 )
 # by the place where these stand among the parameters one would take them for the other end of the tower
 _FIRST, _LAST = {"token_embedding"}, {"proj", "text_projection"}
-WIDE = 1 << 19
-"""Numbers in the weight of an attention's input projection from which on its copies are worth avoiding: a width of 419."""
 Encode = Callable[[Tensor], Tensor]
 _encode: ContextVar[tuple[nn.Module, Encode] | None] = ContextVar("encode", default=None)
 _SPEC = re.compile(r"(\w+)(\[(?:(-?\d+)|(-?\d+)?:(-?\d+)?)\])?")
@@ -128,33 +126,6 @@ def encoding_by(clip: nn.Module, encode: Encode | None) -> Iterator[None]:
         yield
     finally:
         _encode.reset(before)
-
-
-def folding(clip: nn.Module) -> nn.Module:
-    """Let torch's attention project its input by one matrix product where it computes in bfloat16 without gradients; `clip` itself.
-
-    Attention turns [B, L, D] to [L, B, D] as a view. Of a view `linear` makes one product if its weight requires a gradient, as in
-    training; otherwise (a frozen reference, evaluation) one for each position, each with a copy of the weight, which can take longer than
-    all else. With a view of memory in that order it is one product; in bfloat16 it may round otherwise.
-    Towers so narrow that copies of their weights cost little are left as they are.
-    """
-    for module in clip.modules():
-        if not isinstance(module, nn.MultiheadAttention) or not module.batch_first or module.in_proj_weight is None:
-            continue
-        if module.in_proj_weight.numel() >= WIDE and _in_order not in module._forward_pre_hooks.values():
-            module.register_forward_pre_hook(_in_order)
-    return clip
-
-
-def _in_order(_: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...] | None:
-    """The inputs of self-attention in the order of memory that it will see; None leaves them as they are."""
-    query = given[0]
-    if torch.is_grad_enabled() or query.ndim != 3 or not torch.is_autocast_enabled(query.device.type):
-        return None
-    if len(given) < 3 or not query is given[1] is given[2]:
-        return None
-    turned = query.transpose(0, 1).contiguous().transpose(0, 1)
-    return turned, turned, turned, *given[3:]
 
 
 def set_channels_last(clip: nn.Module, enabled: bool) -> None:

@@ -17,7 +17,8 @@ import contextlib
 import copy
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -28,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from surefoot import hf_clip, layers
+from surefoot import hf_clip, layers, towers
 from surefoot.adapters import merged_state
 from surefoot.distributed import whole
 from surefoot.errors import MissingDataError, ModelError, SettingError, unknown_name
@@ -38,6 +39,7 @@ from surefoot.precision import Precision, precision_context
 EMBEDDED = Path(__file__).parent / "embedded"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
 ImageTransform = Callable[[Any], Tensor]
+_TEXT = threading.RLock()  # a text tower is altered while it encodes
 
 
 class ImageTextModel(nn.Module):
@@ -64,7 +66,7 @@ class ImageTextModel(nn.Module):
             raise unknown_name("precision", precision, get_args(Precision))
         self.precision: Precision = precision
         self.name = name
-        self.clip = layers.folding(clip)
+        self.clip = clip
         self.preprocess_train, self.preprocess = transforms
         self._tokenizer = tokenizer
         self._model_cfg = dict(model_cfg)
@@ -86,7 +88,7 @@ class ImageTextModel(nn.Module):
 
     def encode_image(self, image: Tensor) -> Tensor:
         """l2-normalised image features, float32 [B, D], of preprocessed images [B, 3, H, W]."""
-        with precision_context(self.precision, image.device):
+        with precision_context(self.precision, image.device) as kernel, towers.quickly(self.clip.visual, kernel):  # type: ignore[arg-type]
             features = layers.image_tower(self.clip)(image)
         return F.normalize(features.float(), dim=-1)
 
@@ -96,20 +98,21 @@ class ImageTextModel(nn.Module):
         Where the tower is causal and reads its feature off the end-of-text token, later positions cannot change the result: they
         are cut off, which is exact and saves most of the work for short prompts. Other towers get the whole context length.
         """
-        with precision_context(self.precision, tokens.device):
-            features = self._text_features(tokens)
+        with _TEXT, precision_context(self.precision, tokens.device) as kernel:
+            features = self._text_features(tokens, kernel)
         return F.normalize(features.float(), dim=-1)
 
-    def _text_features(self, tokens: Tensor) -> Tensor:
+    def _text_features(self, tokens: Tensor, kernel: str) -> Tensor:
         clip = self.clip
         tower = clip if isinstance(clip, open_clip.CLIP) else getattr(clip, "text", None)
         pool = getattr(clip, "text_pool_type", None) or getattr(tower, "pool_type", None)
         mask = getattr(tower, "attn_mask", None)
         exact = isinstance(clip, open_clip.CLIP | open_clip.CustomTextCLIP) and pool == "argmax" and mask is not None
         if not exact or getattr(tower, "cls_emb", None) is not None:
-            return clip.encode_text(tokens)  # type: ignore[operator, no-any-return]
-        tokens = tokens[:, : int(tokens.argmax(dim=1).max()) + 1]
-        with _shortened(tower, tokens.shape[1]):  # type: ignore[arg-type]
+            with towers.quickly(clip, kernel):
+                return clip.encode_text(tokens)  # type: ignore[operator, no-any-return]
+        tokens = tokens[:, : int((pooled := tokens.argmax(dim=1)).max()) + 1]
+        with towers.shortened(tower, tokens.shape[1]), towers.quickly(tower, kernel, pooled):  # type: ignore[arg-type]
             return clip.encode_text(tokens)  # type: ignore[operator, no-any-return]
 
     def groups(self) -> dict[str, list[str]]:
@@ -218,22 +221,6 @@ class ImageTextModel(nn.Module):
             for part in (weights, config):
                 with contextlib.suppress(OSError):
                     part.unlink()
-
-
-@contextlib.contextmanager
-def _shortened(tower: nn.Module, length: int) -> Iterator[None]:
-    """Let a causal text tower take `length` positions: its mask, and for open_clip.CLIP its position table, are sliced for the call."""
-    mask, parameters = tower.attn_mask, tower._parameters
-    tower.attn_mask = mask[:length, :length]  # type: ignore[index]
-    if isinstance(tower, open_clip.CLIP):
-        tower._parameters = {name: p for name, p in parameters.items() if name != "positional_embedding"}
-        tower.positional_embedding = parameters["positional_embedding"][:length]  # type: ignore[index]
-    try:
-        yield
-    finally:
-        tower.attn_mask = mask
-        tower.__dict__.pop("positional_embedding", None)
-        tower._parameters = parameters
 
 
 def open_clip_name(name: str) -> str:

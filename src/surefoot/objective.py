@@ -188,7 +188,7 @@ class Forward:
 
     def backward(self, loss: Tensor) -> None:
         """Gradients of a loss made from these encodings, in every parameter that trains."""
-        with kernel_context(loss.device), matrix_products(self._model.precision):
+        with kernel_context(loss.device, self._model.precision), matrix_products(self._model.precision):
             loss.backward()  # type: ignore[no-untyped-call]
             self._chunks.backward()
 

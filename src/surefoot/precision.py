@@ -17,17 +17,17 @@ _chosen: ContextVar[str | None] = ContextVar("attention", default=None)
 
 
 @contextlib.contextmanager
-def precision_context(precision: Precision, device: torch.device) -> Iterator[None]:
+def precision_context(precision: Precision, device: torch.device) -> Iterator[str]:
     """Run the towers in float32, in float32 with TF32 matrix products, or in bfloat16 where that is safe.
 
-    Weights, features and losses stay float32. Attention is that of `kernel_context`.
+    Weights, features and losses stay float32. Attention is that of `kernel_context`, whose name this yields.
     """
     with contextlib.ExitStack() as stack:
         stack.enter_context(matrix_products(precision))
         if precision == "bf16":
             stack.enter_context(torch.autocast(device.type, dtype=torch.bfloat16))
-        stack.enter_context(kernel_context(device))
-        yield
+        stack.enter_context(kernel_context(device, precision))
+        yield attention_kernel(device, precision)
 
 
 @contextlib.contextmanager
@@ -42,9 +42,9 @@ def matrix_products(precision: Precision) -> Iterator[None]:
         torch.set_float32_matmul_precision(before)
 
 
-def usual_attention(device: torch.device) -> str:
-    """On a CPU "math", since the backward pass of its fused kernel is slower for short sequences; elsewhere "fused"."""
-    return "math" if device.type == "cpu" else "fused"
+def usual_attention(device: torch.device, precision: Precision) -> str:
+    """On a CPU in bfloat16 "math", since the backward pass of its fused kernel is slower there; elsewhere "fused"."""
+    return "math" if device.type == "cpu" and precision == "bf16" else "fused"
 
 
 @contextlib.contextmanager
@@ -57,9 +57,13 @@ def attention(kernel: str | None) -> Iterator[None]:
         _chosen.reset(before)
 
 
+def attention_kernel(device: torch.device, precision: Precision) -> str:
+    """The one of `ATTENTION` that the towers compute by: what `attention` says, or the usual one."""
+    return _chosen.get() or usual_attention(device, precision)
+
+
 @contextlib.contextmanager
-def kernel_context(device: torch.device) -> Iterator[None]:
+def kernel_context(device: torch.device, precision: Precision) -> Iterator[None]:
     """Choose the kernel of attention; a backward pass that computes activations anew needs the one of the forward pass."""
-    math = (_chosen.get() or usual_attention(device)) == "math"
-    with sdpa_kernel(SDPBackend.MATH) if math else contextlib.nullcontext():
+    with sdpa_kernel(SDPBackend.MATH) if attention_kernel(device, precision) == "math" else contextlib.nullcontext():
         yield

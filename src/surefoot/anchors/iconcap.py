@@ -25,6 +25,7 @@ from surefoot.errors import DataError, MissingDataError, ModelError, SettingErro
 from surefoot.guard import parse_json
 from surefoot.identity import weights_hash
 from surefoot.model import ImageTextModel, load_model
+from surefoot.towers import whole
 
 FOLDER = Path(__file__).parent.parent / "embedded" / "iconcap"
 CONFIG, WEIGHTS = "iconcap.json", "iconcap.safetensors"
@@ -154,7 +155,8 @@ def image_tokens(model: ImageTextModel, image: Tensor, blocks: Sequence[int]) ->
     found: Any = model.clip.visual.transformer.resblocks  # type: ignore[union-attr]
     hooks = [found[n].register_forward_hook(lambda _m, _i, output, n=n: kept.__setitem__(n, output)) for n in blocks]
     try:
-        model.encode_image(image)
+        with whole():
+            model.encode_image(image)
     finally:
         for hook in hooks:
             hook.remove()

@@ -149,7 +149,7 @@ def fastest_attention(model: ImageTextModel, batch_size: int) -> str:
         model: whose image tower trains; no weight changes and no gradient stays.
         batch_size: images of a pass.
     """
-    usual = usual_attention(next(model.parameters()).device)
+    usual = usual_attention(next(model.parameters()).device, model.precision)
     return fastest(model, batch_size, {kernel: lambda kernel=kernel: attention(kernel) for kernel in ATTENTION}, usual)  # type: ignore[misc]
 
 
@@ -257,6 +257,6 @@ def _images(model: ImageTextModel, batch_size: int) -> Tensor:
 def forward_and_backward(model: ImageTextModel, image: Tensor) -> None:
     """One pass of the image tower each way; no gradient stays."""
     features = model.encode_image(image)
-    with kernel_context(image.device), matrix_products(model.precision):
+    with kernel_context(image.device, model.precision), matrix_products(model.precision):
         features.sum().backward()  # type: ignore[no-untyped-call]
     model.zero_grad(set_to_none=True)

@@ -1,0 +1,266 @@
+"""Towers compute attention without detours and of the last block only the token that is read: the same features and gradients."""
+
+from __future__ import annotations
+
+import copy
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import open_clip
+import pytest
+import torch
+from conftest import CONFIG
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from surefoot.adapters import attach
+from surefoot.layers import set_checkpointing
+from surefoot.model import ImageTextModel
+from surefoot.precision import ATTENTION, attention
+from surefoot.towers import attend, quickly, whole
+
+TEXTS = ["a cat", "an icon of a very long and winding name of a thing that goes on", "x"]
+# [configuration of the image tower, tokens of which its last block computes the MLP]
+VISION: dict[str, tuple[dict[str, Any], int]] = {
+    "plain": ({}, 1),
+    "norm after the pool": ({"final_ln_after_pool": True}, 1),
+    "layer scale": ({"ls_init_value": 0.1}, 1),
+    "no norm before": ({"no_ln_pre": True}, 1),
+    "mean of the patches": ({"pool_type": "avg"}, 5),
+    "attention pools": ({"attentional_pool": True, "attn_pooler_heads": 2}, 5),
+    "tokens come out too": ({"output_tokens": True}, 5),
+    "another block": ({"qk_norm": True}, 5),
+}
+
+
+def clip_of(vision: dict[str, Any] | None = None, text: dict[str, Any] | None = None, *, custom: bool = False) -> Any:  # noqa: ANN401
+    config: dict[str, Any] = copy.deepcopy(CONFIG["model_cfg"])
+    config["vision_cfg"] |= vision or {}
+    config["text_cfg"] |= text or {}
+    torch.manual_seed(0)
+    clip = (open_clip.CustomTextCLIP if custom else open_clip.CLIP)(**config).double()
+    for name, parameter in clip.named_parameters():
+        if name.endswith(("bias", "ln_1.weight", "ln_2.weight")):
+            nn.init.normal_(parameter, std=0.3)  # what is zero or one hides mistakes
+    return clip
+
+
+def gradients(clip: nn.Module, features: Tensor) -> dict[str, Tensor]:
+    clip.zero_grad()
+    (features * torch.arange(1.0, features.numel() + 1).reshape(features.shape).sin()).sum().backward()  # type: ignore[no-untyped-call]
+    return {name: p.grad.clone() for name, p in clip.named_parameters() if p.grad is not None}
+
+
+@contextmanager
+def seen(block: Any) -> Iterator[list[int]]:  # noqa: ANN401
+    """How many tokens the MLP of a block computes meanwhile."""
+    found: list[int] = []
+    handle = block.mlp.register_forward_pre_hook(lambda _, given: found.append(given[0].shape[1]))
+    try:
+        yield found
+    finally:
+        handle.remove()
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert set(found) == set(expected)
+    for name, tensor in expected.items():
+        torch.testing.assert_close(found[name], tensor, rtol=0, atol=1e-12, msg=name)
+
+
+@pytest.mark.parametrize("kernel", ATTENTION)
+@pytest.mark.parametrize("kind", VISION)
+def test_images_have_the_same_features_and_gradients(kind: str, kernel: str) -> None:
+    config, tokens = VISION[kind]
+    clip, image = clip_of(config), torch.randn(3, 3, 32, 32, dtype=torch.double)
+
+    def features() -> Tensor:
+        out = clip.visual(image)
+        return out[0] if isinstance(out, tuple) else out
+
+    expected = features()
+    before = gradients(clip, expected)
+    with seen(clip.visual.transformer.resblocks[-1]) as computed, quickly(clip.visual, kernel):
+        found = features()
+        assert any("forward" in module.__dict__ for module in clip.visual.modules()) != (kind == "another block")
+    assert computed == [tokens]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert_same(gradients(clip, found), before)
+    assert not any("forward" in module.__dict__ for module in clip.modules())
+
+
+@pytest.mark.parametrize("kernel", ATTENTION)
+@pytest.mark.parametrize(("custom", "text"), [(False, {}), (True, {}), (True, {"ls_init_value": 0.1})])
+def test_texts_have_the_same_features_and_gradients(custom: bool, text: dict[str, Any], kernel: str, tiny_model: ImageTextModel) -> None:
+    tiny_model.clip = clip = clip_of(text=text, custom=custom)
+    tokens = tiny_model.tokenize(TEXTS)
+    expected = clip.encode_text(tokens)
+    before = gradients(clip, expected)
+    with seen((clip.text if custom else clip).transformer.resblocks[-1]) as computed:
+        found = tiny_model._text_features(tokens, kernel)
+    assert computed == [1]
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert_same(gradients(clip, found), before)
+    assert not any("forward" in module.__dict__ for module in clip.modules())
+
+
+def test_the_last_block_is_left_whole_for_who_reads_its_tokens(tiny_model: ImageTextModel) -> None:
+    image, block = torch.randn(2, 3, 32, 32), tiny_model.clip.visual.transformer.resblocks[-1]
+    with seen(block) as computed:
+        tiny_model.encode_image(image)
+        with whole():
+            tiny_model.encode_image(image)
+        tiny_model.encode_image(image)
+        block.attn.forward = lambda q, k, v, **given: nn.MultiheadAttention.forward(block.attn, q, k, v, **given)
+        tiny_model.encode_image(image)
+        assert "forward" in block.attn.__dict__, "it is another's"
+    assert computed == [1, 5, 1, 5]
+
+
+def test_a_tower_is_as_before_after_an_error(tiny_model: ImageTextModel) -> None:
+    with pytest.raises(RuntimeError):
+        tiny_model.encode_image(torch.randn(2, 3, 16, 16))
+    assert not any("forward" in module.__dict__ for module in tiny_model.modules())
+
+
+def test_checkpointed_towers_are_left_as_they_are_while_they_train(tiny_model: ImageTextModel) -> None:
+    image, tokens = torch.randn(2, 3, 32, 32), tiny_model.tokenize(TEXTS)
+    blocks = [tower.resblocks[-1] for tower in (tiny_model.clip.visual.transformer, tiny_model.clip.transformer)]
+
+    def both() -> Tensor:
+        return torch.cat([tiny_model.encode_image(image), tiny_model.encode_text(tokens)])
+
+    tiny_model.train()
+    before = gradients(tiny_model.clip, both())
+    set_checkpointing(tiny_model.clip, True)
+    with seen(blocks[0]) as images, seen(blocks[1]) as texts:
+        again = gradients(tiny_model.clip, both())
+        with torch.no_grad():
+            both()
+    assert images == [5, 5, 1], "forward, again in the backward pass, and judged"
+    assert texts[-1] == 1 and min(texts[:-1]) > 1
+    for name, gradient in before.items():
+        torch.testing.assert_close(again[name], gradient, rtol=1e-4, atol=1e-5, msg=name)
+
+
+def test_low_rank_updates_get_the_same_gradients(tiny_model: ImageTextModel) -> None:
+    image = torch.randn(3, 3, 32, 32, dtype=torch.double)
+    tiny_model.double()
+    added = attach(tiny_model.clip, [n for n, _ in tiny_model.clip.named_parameters()], rank=2, alpha=None, seed=0)
+    for name, parameter in added.items():
+        if name.endswith("lora_b"):
+            nn.init.normal_(parameter)
+    expected = tiny_model.clip.encode_image(image)
+    before = gradients(tiny_model.clip, expected)
+    with quickly(tiny_model.clip.visual, "math"):
+        found = tiny_model.clip.encode_image(image)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert_same(gradients(tiny_model.clip, found), before)
+
+
+def module_of(**given: Any) -> nn.MultiheadAttention:  # noqa: ANN401
+    torch.manual_seed(0)
+    module = nn.MultiheadAttention(16, 2, batch_first=True, dtype=torch.double, **given)
+    if module.in_proj_bias is not None:
+        nn.init.normal_(module.in_proj_bias)
+    return module
+
+
+MASKS = {
+    "none": None,
+    "causal": torch.full((5, 5), -torch.inf).triu(1),
+    "true is not seen": torch.ones(5, 5, dtype=torch.bool).triu(1),
+    "of every head": torch.randn(6, 5, 5, generator=torch.Generator().manual_seed(0), dtype=torch.double),
+}
+
+
+@pytest.mark.parametrize("kernel", ATTENTION)
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("mask", MASKS)
+def test_attention_is_torchs(mask: str, bias: bool, kernel: str) -> None:
+    module, x = module_of(bias=bias), torch.randn(3, 5, 16, dtype=torch.double)
+    y, given = torch.randn(3, 5, 16, dtype=torch.double), {"need_weights": False, "attn_mask": MASKS[mask]}
+    for query, key in ((x, x), (y, x)):
+        expected, _ = module(query, key, key, **given)
+        found, weights = attend(module, query, key, key, **given, written_out=kernel == "math")  # type: ignore[arg-type]
+        torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+        assert weights is None
+
+
+def test_what_it_does_not_compute_is_left_to_torch() -> None:
+    module, x = module_of(), torch.randn(3, 5, 16, dtype=torch.double)
+    out, weights = attend(module, x, x, x, written_out=True)
+    assert weights is not None and weights.shape == (3, 5, 5), "asked for"
+    torch.testing.assert_close(out, module(x, x, x)[0], rtol=0, atol=1e-12)
+    padded = torch.tensor([[False] * 3 + [True] * 2] * 3)
+    out, _ = attend(module, x, x, x, padded, need_weights=False, written_out=True)
+    torch.testing.assert_close(out, module(x, x, x, padded, need_weights=False)[0], rtol=0, atol=1e-12)
+    y = torch.randn_like(x)
+    out, _ = attend(module, x, x, y, need_weights=False, written_out=True)
+    torch.testing.assert_close(out, module(x, x, y, need_weights=False)[0], rtol=0, atol=1e-12)
+
+
+@pytest.mark.parametrize("given", [{"dropout": 0.5}, {"add_bias_kv": True}, {"add_zero_attn": True}, {"kdim": 8, "vdim": 8}])
+def test_attention_of_other_kinds_is_left_to_torch(given: dict[str, Any]) -> None:
+    module = module_of(**given)
+    with quickly(module, "math"):
+        assert "forward" not in module.__dict__
+    with quickly(nn.MultiheadAttention(16, 2), "math") as _, quickly(plain := module_of(), "math"):
+        assert "forward" in plain.__dict__
+
+
+@pytest.mark.parametrize("length", [7, 197])
+def test_bfloat16_is_nearly_as_near_to_float32_as_torchs_own(length: int) -> None:
+    torch.manual_seed(0)
+    module, x = nn.MultiheadAttention(96, 2, batch_first=True), torch.randn(8, length, 96)
+    exact = module(x, x, x, need_weights=False)[0]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        with attention("math"):
+            torchs = module(x, x, x, need_weights=False)[0]
+        own = attend(module, x, x, x, need_weights=False, written_out=True)[0]
+    assert (own - exact).abs().mean() <= 1.2 * (torchs - exact).abs().mean()
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_frozen_weights_in_bfloat16_multiply_once_and_are_not_copied(context: type[torch.no_grad]) -> None:
+    shapes: list[list[int]] = []
+
+    class Watch(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+            if func is torch.ops.aten.bmm.default:
+                shapes.append([*args[1].shape])
+            return func(*args, **(kwargs or {}))
+
+    module, x = nn.MultiheadAttention(64, 4, batch_first=True).requires_grad_(False), torch.randn(5, 7, 64)
+    with context(), torch.autocast("cpu", dtype=torch.bfloat16), Watch():
+        module(x, x, x, need_weights=False)
+        assert [7, 64, 192] in shapes, "as torch does it"
+        shapes.clear()
+        attend(module, x, x, x, need_weights=False, written_out=True)
+    assert [7, 64, 192] not in shapes, "one product for each position"
+
+
+def test_texts_of_two_threads_do_not_meet(tiny_model: ImageTextModel) -> None:
+    alone = [tiny_model.encode_text(tiny_model.tokenize([text])) for text in TEXTS[:2]]
+    inside, found = threading.Event(), dict[int, Tensor]()
+
+    def hold(*_: object) -> None:
+        inside.set()
+        time.sleep(0.2)
+
+    def encode(number: int) -> None:
+        if number:
+            inside.wait()
+        found[number] = tiny_model.encode_text(tiny_model.tokenize([TEXTS[number]]))
+
+    tiny_model.clip.transformer.resblocks[0].register_forward_pre_hook(hold)
+    threads = [threading.Thread(target=encode, args=(number,)) for number in (0, 1)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for number, expected in enumerate(alone):
+        torch.testing.assert_close(found[number], expected)
