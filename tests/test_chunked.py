@@ -21,7 +21,6 @@ from surefoot.layers import set_checkpointing
 from surefoot.methods import get
 from surefoot.model import ImageTextModel
 from surefoot.objective import Batch, Forward, Method
-from surefoot.towers import whole
 from surefoot.train import Training, fit
 from surefoot.train.settings import settings_of
 from surefoot.train.texts import BLOCK, EncodedOnce
@@ -108,12 +107,11 @@ def test_less_is_kept_for_the_backward_pass(how: Mapping[str, Any], tiny_model: 
             total += tensor.numel()
             return tensor
 
-        # of two blocks, the last of which is left whole where activations are computed again
-        with whole(), torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             chunks.encode(model.encode_image, torch.randn(12, 3, 32, 32), trains=True)
         return total
 
-    assert kept(how.get("chunk_size"), how.get("checkpointing", False)) < 0.5 * kept(None, False)
+    assert kept(how.get("chunk_size"), how.get("checkpointing", False)) < 0.6 * kept(None, False), "of two blocks, little of the last"
 
 
 def test_random_numbers_are_drawn_again(tiny_model: ImageTextModel) -> None:

@@ -16,7 +16,7 @@ from surefoot.errors import SettingError
 from surefoot.methods import get
 from surefoot.model import ImageTextModel
 from surefoot.objective import Batch, Forward
-from surefoot.precision import ATTENTION, attention
+from surefoot.precision import ATTENTION, attention, usual_attention
 from surefoot.train import Training, fit, kernels
 from surefoot.train.settings import settings_of
 
@@ -41,12 +41,19 @@ def test_the_kernel_that_is_named_computes(
     real = torch.nn.functional.scaled_dot_product_attention
     monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", lambda *a, **k: (fused.append(1), real(*a, **k))[1])
     tiny_model.precision = format  # type: ignore[assignment]
-    with attention(kernel):
-        tiny_model.encode_image(image)
-    assert (bool(entered), bool(fused)) == (asks, not asks)
+    for encode in (lambda: tiny_model.encode_image(image), lambda: tiny_model.encode_text(tiny_model.tokenize(["a"]))):
+        entered.clear(), fused.clear()
+        with attention(kernel):
+            encode()
+        assert (bool(entered), bool(fused)) == (asks, not asks)
     entered.clear()
     tiny_model.encode_image(image)
     assert bool(entered) == (format == "bf16"), "afterwards the usual one is back"
+
+
+def test_written_out_is_usual_on_a_cpu_in_bfloat16_alone() -> None:
+    usual = {(kind, format): usual_attention(torch.device(kind), format) for kind in ("cpu", "cuda") for format in ("fp32", "tf32", "bf16")}  # type: ignore[arg-type]
+    assert [key for key, kernel in usual.items() if kernel == "math"] == [("cpu", "bf16")]
 
 
 @pytest.mark.parametrize(("name", "during"), [("fp32", "highest"), ("bf16", "highest"), ("tf32", "high")])

@@ -53,7 +53,7 @@ def test_text_tower_that_is_not_causal_gets_its_whole_context(tiny_model: ImageT
     tiny_model.clip = open_clip.CustomTextCLIP(**config).eval()
     tokens = tiny_model.tokenize(TEXTS)
     for kernel in ("math", "fused"):
-        torch.testing.assert_close(tiny_model._text_features(tokens, kernel), tiny_model.clip.encode_text(tokens), rtol=0, atol=1e-6)
+        torch.testing.assert_close(tiny_model._text_features(tokens, kernel), tiny_model.clip.encode_text(tokens), rtol=0, atol=1e-5)
 
 
 def test_every_parameter_is_in_exactly_one_group(tiny_model: ImageTextModel) -> None:

@@ -79,7 +79,7 @@ class Ours:
         checkpointing: whether the towers' activations are computed anew.
 
     Attributes:
-        kernel: of attention; None for the usual one.
+        kernel: of attention; None for the usual one of the format.
         clock: measures the parts of a step.
     """
 

@@ -18,6 +18,7 @@ from surefoot.report.runs import display_name
 DOCS = Path(__file__).parents[2] / "docs"
 FOUND = Path(__file__).parents[1] / "docs"
 OPEN = "Not measured yet."
+KERNELS = {"math": "matrix products", "fused": "a fused kernel"}
 
 
 def between(ratios: Mapping[str, float]) -> str:
@@ -57,16 +58,16 @@ def steps(made: Mapping[str, Any]) -> str:
 
 def kernels(made: Mapping[str, Any]) -> str:
     """By which kernel attention was computed, a sentence."""
-    fused: dict[str, list[str]] = {}
+    taken: dict[str, dict[str, list[str]]] = {}
     for model, methods in made["models"].items():
         for name, one in methods.items():
             for kind, kernel in one["attention"].items():
-                if kernel == "fused":
-                    fused.setdefault(f"{model}, {kind}", []).append(display_name(name))
-    if not fused:
-        return "Attention is written out as matrix products; no fused kernel was clearly faster."
-    where = "; ".join(f"{step} ({', '.join(names)})" for step, names in fused.items())
-    return f"Attention is a fused kernel where that was clearly faster, {where}, and written out as matrix products elsewhere."
+                taken.setdefault(kind, {}).setdefault(kernel, []).append(f"{model} {display_name(name)}")
+    said = []
+    for kind, by in taken.items():
+        where = {kernel: f" ({', '.join(rows)})" if len(by) > 1 else "" for kernel, rows in by.items()}
+        said.append(f"{kind}, by {' and by '.join(KERNELS[kernel] + where[kernel] for kernel in sorted(by))}")
+    return f"Attention is computed as measured at the start: {'; '.join(said)}."
 
 
 def profile(made: Mapping[str, Any]) -> str:

@@ -87,7 +87,10 @@ class ImageTextModel(nn.Module):
         return self._tokenizer(list(texts))  # type: ignore[no-any-return]
 
     def encode_image(self, image: Tensor) -> Tensor:
-        """l2-normalised image features, float32 [B, D], of preprocessed images [B, 3, H, W]."""
+        """l2-normalised image features, float32 [B, D], of preprocessed images [B, 3, H, W].
+
+        A hook on the last block sees the one token that is pooled, where the tower pools one; inside `towers.whole()` all of them.
+        """
         with precision_context(self.precision, image.device) as kernel, towers.quickly(self.clip.visual, kernel):  # type: ignore[arg-type]
             features = layers.image_tower(self.clip)(image)
         return F.normalize(features.float(), dim=-1)
@@ -109,7 +112,7 @@ class ImageTextModel(nn.Module):
         mask = getattr(tower, "attn_mask", None)
         exact = isinstance(clip, open_clip.CLIP | open_clip.CustomTextCLIP) and pool == "argmax" and mask is not None
         if not exact or getattr(tower, "cls_emb", None) is not None:
-            with towers.quickly(clip, kernel):
+            with towers.quickly(clip if tower is None else tower, kernel):
                 return clip.encode_text(tokens)  # type: ignore[operator, no-any-return]
         tokens = tokens[:, : int((pooled := tokens.argmax(dim=1)).max()) + 1]
         with towers.shortened(tower, tokens.shape[1]), towers.quickly(tower, kernel, pooled):  # type: ignore[arg-type]

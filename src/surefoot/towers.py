@@ -14,8 +14,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 _whole: ContextVar[bool] = ContextVar("whole", default=False)
+_ALL = "all"
 _BLOCK = ("open_clip.transformer", "ResidualAttentionBlock")
 
 
@@ -33,35 +35,45 @@ def whole() -> Iterator[None]:
 def quickly(tower: nn.Module, kernel: str, pooled: Tensor | None = None) -> Iterator[None]:
     """Compute a forward pass of `tower` without what its result does not need, while this is open.
 
-    Every `nn.MultiheadAttention` computes as `attend` does. The last block of open_clip's plain transformers computes only the token
-    that is pooled, as no other is read behind it: of all tokens keys and values, of that one query, MLP and sums. A tower that computes
-    its activations again in the backward pass, which comes after this, is left as it is, and so is a module with a `forward` of its own.
+    Every plain `nn.MultiheadAttention` computes as `attend` does. The last block of open_clip's plain transformers computes only the
+    token that is pooled, as no other is read behind it: of all tokens keys and values, of that one query, MLP and sums. Blocks whose
+    activations are computed again in the backward pass are computed so both times. Modules with a `forward` of their own are left as
+    they are.
 
     Args:
         tower: open_clip's, or a part of it.
         kernel: of attention, "math" or "fused".
         pooled: [B] place of the token that a causal text tower pools in each row; None for all others: image towers say what they pool.
     """
-    modules = list(tower.modules())
-    again = torch.is_grad_enabled() and any(getattr(module, "grad_checkpointing", False) for module in modules)
-    attentions: list[Any] = [] if again else [module for module in modules if _plain(module)]
+    written_out = kernel == "math"
+    modules = _modules(tower)
+    attentions: dict[int, Any] = {id(module): module for module in modules if _plain(module)}
+    last = None if _whole.get() else _last_block(tower, image=pooled is None)
     with contextlib.ExitStack() as stack:
-        for module in attentions:
-            stack.enter_context(_by(module, functools.partial(attend, module, written_out=kernel == "math")))
-        block = _last_block(tower, image=pooled is None)
-        if block is not None and any(block.attn is module for module in attentions) and not _whole.get():
-            stack.enter_context(_by(block, functools.partial(_one_token, block, pooled)))
+        for transformer in [m for m in modules if torch.is_grad_enabled() and getattr(m, "grad_checkpointing", False)]:
+            blocks: list[Any] = list(getattr(transformer, "resblocks", []))
+            if blocks and all(_known(block) and id(block.attn) in attentions for block in blocks):
+                stack.enter_context(_with(transformer, "grad_checkpointing", False))
+                for block in blocks:
+                    forward = functools.partial(_block, block, written_out, pooled if block is last else _ALL)
+                    stack.enter_context(_with(block, "forward", functools.partial(_again, forward)))
+            for module in transformer.modules():
+                attentions.pop(id(module), None)
+        for module in attentions.values():
+            stack.enter_context(_with(module, "forward", functools.partial(attend, module, written_out=written_out)))
+        if last is not None and id(last.attn) in attentions:
+            stack.enter_context(_with(last, "forward", functools.partial(_block, last, None, pooled)))
         yield
 
 
 @contextlib.contextmanager
 def shortened(tower: nn.Module, length: int) -> Iterator[None]:
-    """Let a causal text tower take `length` positions: its mask and its table of positions are sliced for the call."""
+    """Let a causal text tower take `length` positions: its mask and, of open_clip.CLIP, its table of positions are sliced for the call."""
     mask, parameters = tower.attn_mask, tower._parameters
     tower.attn_mask = mask[:length, :length]  # type: ignore[index]
-    if isinstance(table := parameters.get("positional_embedding"), nn.Parameter):
-        tower._parameters = {name: p for name, p in parameters.items() if p is not table}
-        tower.positional_embedding = table[:length]
+    if "visual" in tower._modules:  # the others slice their table themselves
+        tower._parameters = {name: p for name, p in parameters.items() if name != "positional_embedding"}
+        tower.positional_embedding = parameters["positional_embedding"][:length]  # type: ignore[index]
     try:
         yield
     finally:
@@ -71,19 +83,36 @@ def shortened(tower: nn.Module, length: int) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _by(module: nn.Module, forward: functools.partial[Any]) -> Iterator[None]:
-    module.__dict__["forward"] = forward
+def _with(module: nn.Module, name: str, value: object) -> Iterator[None]:
+    """An attribute of the module itself while this is open; what was there comes back."""
+    there, before = name in module.__dict__, module.__dict__.get(name)
+    module.__dict__[name] = value
     try:
         yield
     finally:
-        module.__dict__.pop("forward", None)
+        module.__dict__.pop(name, None)
+        if there:
+            module.__dict__[name] = before
+
+
+def _modules(tower: nn.Module) -> list[nn.Module]:
+    """All modules of a tower; of open_clip.CLIP, which holds the parts of its text tower itself, those alone."""
+    other = {id(module) for module in tower.get_submodule("visual").modules()} if "visual" in tower._modules else set()
+    return [module for module in tower.modules() if id(module) not in other]
+
+
+def _free(module: nn.Module) -> bool:
+    """Whether a module computes by its class, or by this file in a pass around this one."""
+    forward = module.__dict__.get("forward")
+    return forward is None or (isinstance(forward, functools.partial) and forward.func in (attend, _block, _again))
 
 
 def _plain(module: nn.Module) -> bool:
-    """Attention of one width without dropout or extra keys, whose batches come first; computed by nothing but its own class."""
+    """Attention of one width without dropout or extra keys, whose batches come first; computed by nothing but torch."""
     return (
         isinstance(module, nn.MultiheadAttention)
-        and "forward" not in module.__dict__
+        and type(module).forward is nn.MultiheadAttention.forward
+        and _free(module)
         and module.batch_first
         and module._qkv_same_embed_dim
         and module.bias_k is None
@@ -92,18 +121,20 @@ def _plain(module: nn.Module) -> bool:
     )
 
 
+def _known(block: nn.Module) -> bool:
+    """A block of open_clip's plain transformer that is computed by nothing but its own class."""
+    kinds: list[Any] = [kind for kind in type(block).__mro__ if (kind.__module__, kind.__name__) == _BLOCK]
+    return bool(kinds) and type(block).forward is kinds[0].forward and _free(block)
+
+
 def _last_block(tower: nn.Module, *, image: bool) -> Any:  # noqa: ANN401
     """The last block of a tower that pools one token behind it; None where that is not so, or not known."""
     if image and not (getattr(tower, "pool_type", "") == "tok" and getattr(tower, "attn_pool", tower) is None and not tower.output_tokens):
         return None
-    transformer = getattr(tower, "transformer", None)
-    blocks = getattr(transformer, "resblocks", None)
-    if not isinstance(blocks, nn.ModuleList) or not len(blocks) or not getattr(transformer, "batch_first", False):
+    blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
+    if not isinstance(blocks, nn.ModuleList) or not len(blocks):
         return None
-    block: Any = blocks[-1]
-    kinds: list[Any] = [kind for kind in type(block).__mro__ if (kind.__module__, kind.__name__) == _BLOCK]
-    known = kinds and type(block).forward is kinds[0].forward and "forward" not in block.__dict__ and not hasattr(block, "ln_1_kv")
-    return block if known else None
+    return blocks[-1] if _known(blocks[-1]) else None
 
 
 def attend(
@@ -177,25 +208,54 @@ def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor
         added = added.expand(*q.shape[:3], k.shape[2]).flatten(0, 1)
     beta, alpha = 0 if mask is None else 1, q.shape[-1] ** -0.5
     logits = torch.baddbmm(added, q.flatten(0, 1), k.flatten(0, 1).mT, beta=beta, alpha=alpha)
-    return logits.softmax(dim=-1).view(*q.shape[:3], -1).to(v.dtype) @ v
+    return logits.softmax(dim=-1).view(*q.shape[:3], k.shape[2]).to(v.dtype) @ v
 
 
-def _one_token(
+def _block(
     block: Any,  # noqa: ANN401
-    pooled: Tensor | None,
+    written_out: bool | None,
+    read: Tensor | str | None,
     q_x: Tensor,
     k_x: Tensor | None = None,
     v_x: Tensor | None = None,
     attn_mask: Tensor | None = None,
 ) -> Tensor:
-    """The block's output for the token that is pooled: [B, 1, D] of the first, or of others in the place of every token [B, L, D]."""
+    """What `block` computes of tokens q_x [B, L, D] and a mask [L, L], for the tokens that are read.
+
+    Args:
+        block: open_clip's ResidualAttentionBlock, without cross-attention.
+        written_out: as for `attend`; None for the module's own attention.
+        read: `_ALL`; None for the first token, the result is [B, 1, D]; or the place [B] of one in each row, which stands in the place of
+            every token of the result [B, L, D].
+        q_x: tokens.
+        k_x: not used; open_clip passes it on.
+        v_x: not used.
+        attn_mask: of a text tower.
+    """
     normed = block.ln_1(q_x)
-    if pooled is None:
-        kept, query, mask = q_x[:, :1], normed[:, :1], attn_mask if attn_mask is None else attn_mask[:1]
-    else:
+    kept, query, mask = q_x, normed, attn_mask
+    if read is None:
+        kept, query = q_x[:, :1], normed[:, :1]
+    elif isinstance(read, Tensor):
         row = torch.arange(len(q_x), device=q_x.device)
-        kept, query, mask = q_x[row, pooled][:, None], normed[row, pooled][:, None], attn_mask
-        mask = None if mask is None else mask[pooled][:, None, None]  # what each sees, [B, 1, 1, S]
-    x: Tensor = kept + block.ls_1(block.attention(q_x=query, k_x=normed, v_x=normed, attn_mask=mask))
+        kept, query = q_x[row, read][:, None], normed[row, read][:, None]
+        mask = None if mask is None else mask[read][:, None, None]  # what each sees, [B, 1, 1, S]
+    if written_out is None:
+        mixed = block.attention(q_x=query, k_x=normed, v_x=normed, attn_mask=mask)
+    else:
+        mixed = attend(block.attn, query, normed, normed, need_weights=False, attn_mask=mask, written_out=written_out)[0]
+    x: Tensor = kept + block.ls_1(mixed)
     x = x + block.ls_2(block.mlp(block.ln_2(x)))
-    return x if pooled is None else x.expand(-1, q_x.shape[1], -1)
+    return x.expand(-1, q_x.shape[1], -1) if isinstance(read, Tensor) else x
+
+
+def _again(
+    forward: Any,  # noqa: ANN401
+    q_x: Tensor,
+    k_x: Tensor | None = None,
+    v_x: Tensor | None = None,
+    attn_mask: Tensor | None = None,
+) -> Tensor:
+    """The same, keeping nothing for the backward pass but what goes in."""
+    out: Tensor = checkpoint(forward, q_x, k_x, v_x, attn_mask, use_reentrant=False)
+    return out

@@ -53,7 +53,7 @@ class Training:
             the whole batch, at the price of one more forward pass. None: all at once.
         checkpointing: keep no activations inside the blocks of the towers, and compute them again when they are needed.
         attention: the kernel of the towers' attention in training: "math" (matrix products) or "fused"; "auto" takes the usual one of the
-            device; on a CPU a run of 300 steps and more measures both at its start. They differ in rounding only.
+            device and format; on a CPU a run of 300 steps and more measures both at its start. They differ in rounding only.
         channels_last: lay out the image tower's pixels and convolutions with the channels innermost: "on" or "off"; "auto" measures both
             at the start of a run of 300 steps and more, and is off elsewhere. Made for ResNets and ConvNeXts. Differs in rounding only.
         compile: let torch.compile make kernels of its own for the image tower: "on" or "off"; "auto" tries it in a run of 300 steps and
