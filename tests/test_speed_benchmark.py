@@ -20,6 +20,7 @@ from surefoot.train import Training, fit
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "speed"
 sys.path.append(str(FOLDER))
 sys.path.append(str(FOLDER.parent))
+import costs  # noqa: E402
 import demo  # noqa: E402
 import library  # noqa: E402
 import page  # noqa: E402
@@ -75,8 +76,9 @@ def test_the_page_shows_medians_with_their_range() -> None:
     assert "exact, by a fused kernel (M FLYP, M ARF) and by matrix products (M TP-FT); all on, by matrix products." in told
     text = page.steps({"models": {"ViT-B-32": {"tp_ft": one, "car_ft": slower}}, "repeats": 5, "machine": machine})
     assert "| ViT-B-32 | TP-FT | 32 | 4.00 | 2.00 | 1.00 | 1.50 | 2.00 [1.90, 2.10] | 4.00 [3.50, 4.50] | 34% |" in text
-    assert "| ViT-B-32, exact | 1.50 |" in text
-    assert "| ViT-B-32, all on | 1.20 |" in text
+    ratios = {"car_ft": {"median": 1.5, "low": 1.4, "high": 1.6}}
+    shown = page.costs({"models": {"M": {"exact": {"ratios": ratios}, "all on": {"ratios": {}}}}, "repeats": 5, "machine": machine})
+    assert "| in steps of TP-FT | CAR-FT |" in shown and "| M, exact | 1.50 [1.40, 1.60] |\n| M, all on | – |" in shown
     rows = [{"method": "flyp", "kind": "ours", "batch_size": 512, "chunk_size": 64, "peak": 6.04e9}]
     assert "| FLYP | Surefoot | 512 | 64 | 6.0 |" in page.memory({"rows": rows, "model": "M", "machine": machine})
 
@@ -109,6 +111,17 @@ def test_a_profile_adds_up_to_the_step_and_counts_every_operation(tiny_model: Im
     assert counted["straight"] - counted["exact"] == pytest.approx(straight_blocks - ours_blocks, rel=0.01), "of the blocks"
     assert found["layer norm"]["flops"] == found["optimizer"]["flops"] == 0
     assert not any(module._forward_hooks or module._backward_hooks for module in tiny_model.modules())
+
+
+def test_costs_are_ratios_of_the_same_repeat(tiny_model: ImageTextModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "NUM_CLASSES", 3)
+    monkeypatch.setattr(costs, "built", lambda *_: fresh(tiny_model))
+    monkeypatch.setattr(costs, "kernel_of", lambda *_: "math")
+    taken = iter([2.0, 3.0, 10.0, 4.0])  # TP-FT and CAR-FT, then in turn
+    monkeypatch.setattr(costs, "timed", lambda step: (step(), next(taken))[1])
+    found = costs.measured("tiny", ["car_ft"], 2, "fp32", 2)
+    assert found["each"] == {"tp_ft": [2.0, 4.0], "car_ft": [3.0, 10.0]}
+    assert found["ratios"] == {"car_ft": {"median": 2.0, "low": 1.5, "high": 2.5}}
 
 
 def test_the_price_of_half_the_rate_names_what_loses_most() -> None:

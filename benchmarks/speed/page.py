@@ -47,8 +47,7 @@ def steps(made: Mapping[str, Any]) -> str:
             lines.append(f"| {model} | {display_name(name)} | {one['batch_size']} | {seconds} | {end} |")
     gaps = [one["apart"]["gradients"] for methods in made["models"].values() for one in methods.values()]
     formats = sorted({one["precision"] for methods in made["models"].values() for one in methods.values()})
-    table = costs(made)
-    lines += ["", *([table, ""] if table else [])]
+    lines += [""]
     lines.append(
         f"The gradients of both ways are apart by {max(gaps):.0e} at most, relative to their length. "
         f'"All on" is {" and ".join(formats)}. {kernels(made)} {made["repeats"]} repeats; {machine(made)}.'
@@ -86,17 +85,14 @@ def profile(made: Mapping[str, Any]) -> str:
 
 
 def costs(made: Mapping[str, Any]) -> str:
-    """What a step costs in steps of TP-FT; "" where TP-FT was not measured."""
-    if not any("tp_ft" in methods and len(methods) > 1 for methods in made["models"].values()):
-        return ""
-    names = [name for name in next(iter(made["models"].values())) if name != "tp_ft"]
+    """What a step costs in steps of TP-FT."""
+    names = list(dict.fromkeys(name for kinds in made["models"].values() for one in kinds.values() for name in one["ratios"]))
     lines = ["| in steps of TP-FT | " + " | ".join(map(display_name, names)) + " |", "|---|" + "---:|" * len(names)]
-    for model, methods in made["models"].items():
-        for kind in ("exact", "all on"):
-            if "tp_ft" in methods:
-                found = [methods[name]["seconds"][kind] / methods["tp_ft"]["seconds"][kind] if name in methods else None for name in names]
-                lines.append(f"| {model}, {kind} | " + " | ".join("–" if one is None else f"{one:.2f}" for one in found) + " |")
-    return "\n".join(lines)
+    for model, kinds in made["models"].items():
+        for kind, one in kinds.items():
+            row = (between(one["ratios"][name]) if name in one["ratios"] else "–" for name in names)
+            lines.append(f"| {model}, {kind} | " + " | ".join(row) + " |")
+    return "\n".join([*lines, "", f"{made['repeats']} repeats; {machine(made)}."])
 
 
 def frontier(made: Mapping[str, Any]) -> str:
@@ -137,7 +133,7 @@ def machine(made: Mapping[str, Any]) -> str:
 def main() -> None:
     path = DOCS / "speed.md"
     text = path.read_text(encoding="utf-8")
-    renders = {"steps": steps, "profile": profile, "frontier": frontier, "memory": memory, "demo": demo}
+    renders = {"steps": steps, "costs": costs, "profile": profile, "frontier": frontier, "memory": memory, "demo": demo}
     for name, render in renders.items():
         source = FOUND / f"speed_{'steps' if name == 'profile' else name}.json"
         table = render(json.loads(source.read_text(encoding="utf-8"))) if source.is_file() else OPEN
