@@ -113,6 +113,24 @@ def test_a_profile_adds_up_to_the_step_and_counts_every_operation(tiny_model: Im
     assert not any(module._forward_hooks or module._backward_hooks for module in tiny_model.modules())
 
 
+def test_the_frozen_models_operations_are_counted_in_both_ways(tiny_model: ImageTextModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(library, "NUM_CLASSES", 5)
+    monkeypatch.setattr(library, "templates_named", lambda _: ["a {}."])
+
+    def counted(name: str) -> dict[str, int]:
+        ours = library.Ours(name, fresh(tiny_model))
+        contexts = ours.reference.context_head("openai80") if ours.reference else torch.empty(0)
+        straight = Straight(name, fresh(tiny_model).clip, ours.head.weight.detach().clone(), contexts)
+        return steps.operations(straight, ours, library.batch_of(ours.model, 4))
+
+    alone, compared = counted("tp_ft"), counted("car_ft")
+    width, tokens, images, patches = 32, 5, 4, 4
+    block = images * 2 * tokens * (12 * width**2 + 2 * tokens * width)
+    forward = 2 * block + images * 2 * (patches * width * 3 * 16**2 + width * 16)
+    assert compared["straight"] - alone["straight"] == pytest.approx(forward, rel=0.1), "and the contexts' logits"
+    assert torch.backends.mha.get_fastpath_enabled()
+
+
 def test_costs_are_ratios_of_the_same_repeat(tiny_model: ImageTextModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(library, "NUM_CLASSES", 3)
     monkeypatch.setattr(costs, "built", lambda *_: fresh(tiny_model))
