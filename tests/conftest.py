@@ -76,7 +76,7 @@ def with_resnet(model: ImageTextModel) -> ImageTextModel:
 
 @pytest.fixture
 def tiny_model(loaded_model: ImageTextModel) -> ImageTextModel:
-    return fresh(loaded_model)
+    return fresh(loaded_model).requires_grad_()  # whatever an earlier test froze in the one that all share
 
 
 @pytest.fixture(scope="session")
