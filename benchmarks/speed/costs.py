@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from library import Ours, batch_of, built
+from page import between
 from steps import METHODS, MODELS, kernel_of, machine, spread, timed
 
 from surefoot.job import pick_precision
@@ -55,9 +56,7 @@ def main() -> None:
         found: dict[str, Any] = {}
         for kind, precision in (("exact", "fp32"), ("all on", pick_precision("auto", torch.device("cpu")))):
             found[kind] = measured(model_name, given.methods.split(","), MODELS.get(model_name, 32), precision, given.repeats)  # type: ignore[arg-type]
-            told = ", ".join(
-                f"{name} {one['median']:.2f} [{one['low']:.2f}, {one['high']:.2f}]" for name, one in found[kind]["ratios"].items()
-            )
+            told = ", ".join(f"{name} {between(one)}" for name, one in found[kind]["ratios"].items())
             print(f"{model_name}, {kind}, in steps of TP-FT: {told}", flush=True)
         made["models"][model_name] = found
         made |= {"machine": machine(torch.device("cpu")), "repeats": given.repeats}

@@ -47,11 +47,11 @@ def steps(made: Mapping[str, Any]) -> str:
             lines.append(f"| {model} | {display_name(name)} | {one['batch_size']} | {seconds} | {end} |")
     gaps = [one["apart"]["gradients"] for methods in made["models"].values() for one in methods.values()]
     formats = sorted({one["precision"] for methods in made["models"].values() for one in methods.values()})
-    lines += [""]
-    lines.append(
+    lines += [
+        "",
         f"The gradients of both ways are apart by {max(gaps):.0e} at most, relative to their length. "
-        f'"All on" is {" and ".join(formats)}. {kernels(made)} {made["repeats"]} repeats; {machine(made)}.'
-    )
+        f'"All on" is {" and ".join(formats)}. {kernels(made)} {made["repeats"]} repeats; {machine(made)}.',
+    ]
     return "\n".join(lines)
 
 

@@ -52,7 +52,7 @@ def attention(kernel: str | None) -> Iterator[None]:
     """Let the towers compute attention by one of `ATTENTION` while this is open; None for the usual one of the device and format.
 
     Second derivatives, and derivatives forward, exist on a CPU for "math" alone. In bfloat16 "math" rounds the logits of attention too:
-    where these are large (40), attention is off by up to 1.4 times as much as with "fused".
+    where these are large, it is less exact than "fused".
     """
     before = _chosen.set(kernel)
     try:

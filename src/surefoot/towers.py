@@ -90,9 +90,10 @@ def _with(module: nn.Module, name: str, value: object) -> Iterator[None]:
     try:
         yield
     finally:
-        module.__dict__.pop(name, None)
         if there:
             module.__dict__[name] = before
+        else:
+            module.__dict__.pop(name, None)
 
 
 def _modules(tower: nn.Module) -> list[nn.Module]:

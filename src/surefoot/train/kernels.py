@@ -47,7 +47,7 @@ class Kernels:
     """What the steps of a stage compute with.
 
     Attributes:
-        attention: "math" or "fused"; None for the usual one of the device.
+        attention: "math" or "fused"; None for the usual one of the device and format.
         encode: what stands for the image tower; None for itself.
     """
 
@@ -119,7 +119,7 @@ def pick_attention(
         measure: whether nothing was trained yet, by whatever kernel.
 
     Returns:
-        "math" or "fused"; None for the usual one of the device.
+        "math" or "fused"; None for the usual one of the device and format.
     """
     key, device = f"attention, stage {stage + 1}", next(model.parameters()).device
     if training.attention != "auto":
