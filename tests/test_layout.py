@@ -24,6 +24,7 @@ ROWS = [
         "layers",
         "hf_clip",
         "precision",
+        "prefixes",
         "towers",
         "distributed",
         "chunked",

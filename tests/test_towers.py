@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import copy
+import functools
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import open_clip
@@ -15,15 +16,18 @@ import torch
 from conftest import CONFIG
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import FlopCounterMode
 
 from surefoot import towers
 from surefoot.adapters import attach
 from surefoot.layers import set_checkpointing
 from surefoot.model import ImageTextModel
 from surefoot.precision import ATTENTION, attention
+from surefoot.prefixes import planted
 from surefoot.towers import attend, quickly, shortened, whole
 
 TEXTS = ["a cat", "an icon of a very long and winding name of a thing that goes on", "x"]
+ALIKE = ["an icon of a cat", "an icon of a dog", "an icon of a cat", "an icon of a cat and a dog", "an icon", "a dog", "a dog and a cat"]
 # [configuration of the image tower, tokens of which its last block computes the MLP]
 VISION: dict[str, tuple[dict[str, Any], int]] = {
     "plain": ({}, 1),
@@ -53,6 +57,12 @@ def gradients(clip: nn.Module, features: Tensor) -> dict[str, Tensor]:
     clip.zero_grad()
     (features * torch.arange(1.0, features.numel() + 1).reshape(features.shape).sin()).sum().backward()  # type: ignore[no-untyped-call]
     return {name: p.grad.clone() for name, p in clip.named_parameters() if p.grad is not None}
+
+
+def untouched(clip: nn.Module) -> bool:
+    """Whether nothing of a pass is left on the modules."""
+    left = {"forward", "attn_mask", "positional_embedding"}
+    return not any(left & set(module.__dict__) for module in clip.modules())
 
 
 @contextmanager
@@ -93,19 +103,49 @@ def test_images_have_the_same_features_and_gradients(kind: str, kernel: str) -> 
     assert not any("forward" in module.__dict__ for module in clip.modules())
 
 
+@pytest.mark.parametrize("most", [1, 14, 128])
 @pytest.mark.parametrize("kernel", ATTENTION)
 @pytest.mark.parametrize(("custom", "text"), [(False, {}), (True, {}), (True, {"ls_init_value": 0.1})])
-def test_texts_have_the_same_features_and_gradients(custom: bool, text: dict[str, Any], kernel: str, tiny_model: ImageTextModel) -> None:
+def test_texts_have_the_same_features_and_gradients(
+    custom: bool, text: dict[str, Any], kernel: str, most: int, tiny_model: ImageTextModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
     tiny_model.clip = clip = clip_of(text=text, custom=custom)
-    tokens = tiny_model.tokenize(TEXTS)
+    tokens = tiny_model.tokenize([*TEXTS, *ALIKE])
     expected = clip.encode_text(tokens)
     before = gradients(clip, expected)
+    monkeypatch.setattr("surefoot.model.planted", lambda *given: planted(*given, most))
     with seen((clip.text if custom else clip).transformer.resblocks[-1]) as computed:
         found = tiny_model._text_features(tokens, kernel)
     assert computed == [1]
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
     assert_same(gradients(clip, found), before)
-    assert not any("forward" in module.__dict__ for module in clip.modules())
+    assert untouched(clip)
+
+
+def test_what_texts_share_is_computed_once(tiny_model: ImageTextModel) -> None:
+    tokens = tiny_model.tokenize(ALIKE)
+    texts = [row[: end + 1] for row, end in zip(tokens.tolist(), tokens.argmax(1).tolist(), strict=True)]
+    beginnings = {tuple(text[:length]) for text in texts for length in range(1, len(text) + 1)}
+    with seen(tiny_model.clip.transformer.resblocks[0]) as computed:
+        tiny_model.encode_text(tokens)
+    assert computed == [len(beginnings)] and len(beginnings) < sum(map(len, texts)) / 1.5
+
+
+@pytest.mark.parametrize("reason", ["whole", "another block", "dropout", "nothing"])
+def test_towers_that_cannot_take_trees_are_given_texts(reason: str, tiny_model: ImageTextModel) -> None:
+    tiny_model.clip = clip = clip_of()
+    tokens, blocks = tiny_model.tokenize(ALIKE), clip.transformer.resblocks
+    expected = clip.encode_text(tokens)
+    if reason == "another block":
+        blocks[0].forward = functools.partial(type(blocks[0]).forward, blocks[0])
+    if reason == "dropout":
+        blocks[0].attn.drawing = nn.Dropout(0.5)  # another draw for each text
+    with seen(blocks[1]) as computed, whole() if reason == "whole" else nullcontext():
+        torch.testing.assert_close(tiny_model._text_features(tokens, "math"), expected, rtol=0, atol=1e-12)
+        clip.eval()
+        tiny_model._text_features(tokens, "math")
+    length = int(tokens.argmax(1).max()) + 1
+    assert computed == {"dropout": [length, 1], "nothing": [1, 1]}.get(reason, [length, length])
 
 
 def test_only_open_clips_own_table_is_sliced(tiny_model: ImageTextModel) -> None:
@@ -279,6 +319,24 @@ def test_attention_is_torchs(mask: str, bias: bool, kernel: str) -> None:
         found, weights = attend(module, query, key, key, **given, written_out=kernel == "math")  # type: ignore[arg-type]
         torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
         assert weights is None
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("mask", MASKS)
+def test_one_query_asks_for_no_keys_and_values_of_all(mask: str, bias: bool) -> None:
+    module, x = module_of(bias=bias), torch.randn(3, 5, 16, dtype=torch.double, requires_grad=True)
+    one, whole_mask = torch.randn(3, 1, 16, dtype=torch.double, requires_grad=True), MASKS[mask]
+    given: dict[str, Any] = {"need_weights": False, "attn_mask": None if whole_mask is None else whole_mask[..., 2:3, :]}
+    read = [one, x, *module.parameters()]
+    expected, _ = module(one, x, x, **given)
+    before = torch.autograd.grad(expected.sin().sum(), read)
+    with FlopCounterMode(display=False) as counter:
+        found, _ = attend(module, one, x, x, **given, written_out=True)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    for mine, theirs in zip(torch.autograd.grad(found.sin().sum(), read), before, strict=True):
+        torch.testing.assert_close(mine, theirs, rtol=0, atol=1e-12)
+    tokens, size, heads = 3, 16, 2
+    assert counter.get_total_flops() == 2 * (4 * tokens * size**2 + 2 * tokens * heads * 5 * size), "four projections of one token a row"
 
 
 def test_what_it_does_not_compute_is_left_to_torch() -> None:

@@ -35,6 +35,7 @@ from surefoot.distributed import whole
 from surefoot.errors import MissingDataError, ModelError, SettingError, unknown_name
 from surefoot.guard.weights import CONFIG, UNLOADABLE, WEIGHTS, check_folder_config, check_source
 from surefoot.precision import Precision, precision_context
+from surefoot.prefixes import planted
 
 EMBEDDED = Path(__file__).parent / "embedded"
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json")
@@ -98,8 +99,9 @@ class ImageTextModel(nn.Module):
     def encode_text(self, tokens: Tensor) -> Tensor:
         """l2-normalised text features, float32 [B, D], of token numbers [B, L].
 
-        Where the tower is causal and reads its feature off the end-of-text token, later positions cannot change the result: they
-        are cut off, which is exact and saves most of the work for short prompts. Other towers get the whole context length.
+        Where the tower is causal and reads its feature off the end-of-text token, later positions cannot change the result and are cut
+        off, and beginnings that texts share are computed once (`surefoot.prefixes`). Both are exact. Other towers get the whole context
+        length.
         """
         with _TEXT, precision_context(self.precision, tokens.device) as kernel:
             features = self._text_features(tokens, kernel)
@@ -114,8 +116,13 @@ class ImageTextModel(nn.Module):
         if not exact or getattr(tower, "cls_emb", None) is not None:
             with towers.quickly(clip if tower is None else tower, kernel):
                 return clip.encode_text(tokens)  # type: ignore[operator, no-any-return]
-        tokens = tokens[:, : int((pooled := tokens.argmax(dim=1)).max()) + 1]
-        with towers.shortened(tower, tokens.shape[1]), towers.quickly(tower, kernel, pooled):  # type: ignore[arg-type]
+        ends = tokens.argmax(dim=1)
+        if towers.grows(tower) and len(tokens):  # type: ignore[arg-type]
+            texts = planted(tokens, ends)
+            with towers.quickly(tower, kernel, texts):  # type: ignore[arg-type]
+                return clip.encode_text(texts.tokens)  # type: ignore[operator, no-any-return]
+        tokens = tokens[:, : int(ends.max()) + 1]
+        with towers.shortened(tower, tokens.shape[1]), towers.quickly(tower, kernel):  # type: ignore[arg-type]
             return clip.encode_text(tokens)  # type: ignore[operator, no-any-return]
 
     def groups(self) -> dict[str, list[str]]:

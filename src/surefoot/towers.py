@@ -1,6 +1,6 @@
-"""How open_clip's towers compute under Surefoot: attention without detours, and of the last block only what is read.
+"""How open_clip's towers compute under Surefoot: attention without detours, of the last block only what is read, texts as trees.
 
-Both are exact: the same features and gradients up to rounding. They hold for one forward pass; the modules are as before afterwards.
+All are exact: the same features and gradients up to rounding. They hold for one forward pass; the modules are as before afterwards.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
+from surefoot.prefixes import Trees
+
 _whole: ContextVar[bool] = ContextVar("whole", default=False)
 _ALL = "all"
 _BLOCK = ("open_clip.transformer", "ResidualAttentionBlock")
+_STACK = ("open_clip.transformer", "Transformer")
 
 
 @contextlib.contextmanager
@@ -32,54 +35,90 @@ def whole() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quickly(tower: nn.Module, kernel: str, pooled: Tensor | None = None) -> Iterator[None]:
+def quickly(tower: nn.Module, kernel: str, texts: Trees | None = None) -> Iterator[None]:
     """Compute a forward pass of `tower` without what its result does not need, while this is open.
 
     Every plain `nn.MultiheadAttention` computes as `attend` does. The last block of open_clip's plain transformers computes only the
-    token that is pooled, as no other is read behind it: of all tokens keys and values, of that one query, MLP and sums. Blocks whose
+    tokens that are pooled, as no other is read behind it: of all tokens keys and values, of those the query, MLP and sums. Blocks whose
     activations are computed again in the backward pass are computed so both times. Modules with a `forward` of their own are left as
     they are.
 
     Args:
         tower: open_clip's, or a part of it.
         kernel: of attention, "math" or "fused".
-        pooled: [B] place of the token that a causal text tower pools in each row; None for all others: image towers say what they pool.
+        texts: what a tower that `grows` is given, by its `tokens`: the result has a row for each text. None for all other passes.
     """
     written_out = kernel == "math"
     modules = _modules(tower)
     attentions: dict[int, Any] = {id(module): module for module in modules if _plain(module)}
-    last = None if _whole.get() else _last_block(tower, image=pooled is None)
+    last = _blocks(tower)[-1] if texts is not None else None if _whole.get() else _pooling_block(tower)
     with contextlib.ExitStack() as stack:
         for transformer in [m for m in modules if torch.is_grad_enabled() and getattr(m, "grad_checkpointing", False)]:
             blocks: list[Any] = list(getattr(transformer, "resblocks", []))
             if blocks and all(_known(block) and id(block.attn) in attentions for block in blocks):
                 stack.enter_context(_with(transformer, "grad_checkpointing", False))
                 for block in blocks:
-                    forward = functools.partial(_block, block, written_out, pooled if block is last else _ALL)
+                    forward = functools.partial(_block, block, written_out, texts if block is last else _ALL)
                     stack.enter_context(_with(block, "forward", functools.partial(_again, forward)))
             for module in transformer.modules():
                 attentions.pop(id(module), None)
         for module in attentions.values():
             stack.enter_context(_with(module, "forward", functools.partial(attend, module, written_out=written_out)))
         if last is not None and id(last.attn) in attentions:
-            stack.enter_context(_with(last, "forward", functools.partial(_block, last, None, pooled)))
+            stack.enter_context(_with(last, "forward", functools.partial(_block, last, None, texts)))
+        if texts is not None:
+            stack.enter_context(_planted(tower, texts))
         yield
+
+
+def grows(tower: nn.Module) -> bool:
+    """Whether a causal text tower takes texts as trees: its blocks are all known, draw nothing, and its table of positions lies here."""
+    stack = getattr(tower, "transformer", None)
+    return (
+        not _whole.get()
+        and _is(stack, _STACK)
+        and bool(stack.batch_first)  # type: ignore[union-attr]
+        and len(blocks := _blocks(tower)) > 0
+        and all(_known(block) and _plain(block.attn) for block in blocks)
+        and not any(isinstance(m, nn.modules.dropout._DropoutNd) and m.training and m.p > 0 for m in _modules(tower))
+        and not hasattr(tower._parameters.get("positional_embedding"), "placements")  # it may lie in several processes
+    )
 
 
 @contextlib.contextmanager
 def shortened(tower: nn.Module, length: int) -> Iterator[None]:
     """Let a causal text tower take `length` positions: its mask and, of open_clip.CLIP, its table of positions are sliced for the call."""
-    mask, parameters = tower.attn_mask, tower._parameters
-    tower.attn_mask = mask[:length, :length]  # type: ignore[index]
-    if "visual" in tower._modules:  # the others slice their table themselves
-        tower._parameters = {name: p for name, p in parameters.items() if name != "positional_embedding"}
-        tower.positional_embedding = parameters["positional_embedding"][:length]  # type: ignore[index]
-    try:
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(_with(tower, "attn_mask", _own(tower, "attn_mask")[:length, :length]))
+        if "visual" in tower._modules:  # the others slice their table themselves
+            stack.enter_context(_with(tower, "positional_embedding", _own(tower, "positional_embedding")[:length]))
         yield
-    finally:
-        tower.attn_mask = mask
-        tower.__dict__.pop("positional_embedding", None)
-        tower._parameters = parameters
+
+
+@contextlib.contextmanager
+def _planted(tower: Any, texts: Trees) -> Iterator[None]:  # noqa: ANN401
+    """Let a causal text tower take trees: each node at its position, seeing what it grew from."""
+    mask, count = _own(tower, "attn_mask"), texts.place.shape[1]
+    seen = mask[texts.place[:, :, None], texts.place[:, None, :]].masked_fill(~texts.sees, -torch.inf)[:, None]
+    stack = tower.transformer
+    with (
+        _with(tower, "attn_mask", seen),
+        _with(tower, "positional_embedding", _own(tower, "positional_embedding")[texts.place.flatten()]),
+        _with(stack, "forward", functools.partial(_in_trees, stack, count)),
+    ):
+        yield
+
+
+def _in_trees(stack: Any, count: int, x: Tensor, attn_mask: Tensor | None = None) -> Tensor:  # noqa: ANN401
+    """What the blocks compute of nodes [1, G * count, D], as trees [G, count, D]."""
+    out: Tensor = type(stack).forward(stack, x.view(-1, count, x.shape[-1]), attn_mask=attn_mask)
+    return out
+
+
+def _own(module: nn.Module, name: str) -> Tensor:
+    """A parameter or buffer of a module, whatever a pass around this one has put before it."""
+    found = module._parameters.get(name, module._buffers.get(name))
+    return getattr(module, name) if found is None else found
 
 
 @contextlib.contextmanager
@@ -105,7 +144,7 @@ def _modules(tower: nn.Module) -> list[nn.Module]:
 def _free(module: nn.Module) -> bool:
     """Whether a module computes by its class, or by this file in a pass around this one."""
     forward = module.__dict__.get("forward")
-    return forward is None or (isinstance(forward, functools.partial) and forward.func in (attend, _block, _again))
+    return forward is None or (isinstance(forward, functools.partial) and forward.func in (attend, _block, _again, _in_trees))
 
 
 def _plain(module: nn.Module) -> bool:
@@ -122,20 +161,28 @@ def _plain(module: nn.Module) -> bool:
     )
 
 
+def _is(module: Any, name: tuple[str, str]) -> bool:  # noqa: ANN401
+    """Whether a module computes by the class of that file and name, and by nothing else."""
+    kinds: list[Any] = [kind for kind in type(module).__mro__ if (kind.__module__, kind.__name__) == name]
+    return bool(kinds) and type(module).forward is kinds[0].forward and _free(module)
+
+
 def _known(block: nn.Module) -> bool:
     """A block of open_clip's plain transformer that is computed by nothing but its own class."""
-    kinds: list[Any] = [kind for kind in type(block).__mro__ if (kind.__module__, kind.__name__) == _BLOCK]
-    return bool(kinds) and type(block).forward is kinds[0].forward and _free(block)
+    return _is(block, _BLOCK)
 
 
-def _last_block(tower: nn.Module, *, image: bool) -> Any:  # noqa: ANN401
-    """The last block of a tower that pools one token behind it; None where that is not so, or not known."""
-    if image and not (getattr(tower, "pool_type", "") == "tok" and getattr(tower, "attn_pool", tower) is None and not tower.output_tokens):
-        return None
+def _blocks(tower: nn.Module) -> list[Any]:
+    """The blocks of a tower; none where they are not held as open_clip's transformers hold them."""
     blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
-    if not isinstance(blocks, nn.ModuleList) or not len(blocks):
+    return list(blocks) if isinstance(blocks, nn.ModuleList) else []
+
+
+def _pooling_block(tower: nn.Module) -> Any:  # noqa: ANN401
+    """The last block of an image tower that pools its first token behind it; None where that is not so, or not known."""
+    if not (getattr(tower, "pool_type", "") == "tok" and getattr(tower, "attn_pool", tower) is None and not tower.output_tokens):
         return None
-    return blocks[-1] if _known(blocks[-1]) else None
+    return last if (blocks := _blocks(tower)) and _known(last := blocks[-1]) else None
 
 
 def attend(
@@ -176,8 +223,10 @@ def attend(
             module, query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
         )
         return out
+    if query.shape[1] == 1:
+        return module.out_proj(_of_one(module, query, key, attn_mask)), None
     q, k, v = _projected(module, query, key)
-    mask = None if attn_mask is None else _additive(attn_mask, q)
+    mask = None if attn_mask is None else _additive(attn_mask, q.shape[1], q.dtype)
     mixed = _written_out(q, k, v, mask) if written_out else F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
     return module.out_proj(mixed.transpose(1, 2).flatten(2)), None
 
@@ -195,11 +244,32 @@ def _projected(module: nn.MultiheadAttention, query: Tensor, key: Tensor) -> tup
     return *heads(query, slice(size), 1), *heads(key, slice(size, None), 2)
 
 
-def _additive(mask: Tensor, q: Tensor) -> Tensor:
+def _of_one(module: nn.MultiheadAttention, query: Tensor, key: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention [B, 1, D] of one query [B, 1, D] over [B, S, D], before `out_proj`, without keys and values of all these.
+
+    q_h . (W_h x + b_h) is (W_h^T q_h) . x + q_h . b_h, whose last part is the same for every x and leaves softmax as it is; and the mean of
+    W_h x + b_h is W_h times the mean, plus b_h. So each row asks for two projections of single tokens in place of two of all S.
+    """
+    count, size = module.num_heads, module.head_dim
+    of_q, of_k, of_v = module.in_proj_weight.reshape(3, count, size, -1)  # each [heads, d, D]
+    bias = module.in_proj_bias
+    b_q, _, b_v = (None, None, None) if bias is None else bias.reshape(3, count, size)
+    q = torch.einsum("hed,bd->hbe", of_q, query[:, 0])
+    q = q if b_q is None else q + b_q[:, None]
+    asked = (size**-0.5 * q @ of_k).transpose(0, 1)  # [B, heads, D]
+    logits = asked @ key.mT
+    if mask is not None:
+        logits = logits + _additive(mask, count, logits.dtype).squeeze(-2)
+    mean = logits.softmax(dim=-1).to(asked.dtype) @ key  # [B, heads, D]
+    mixed = torch.einsum("hed,bhd->bhe", of_v, mean)
+    return (mixed if b_v is None else mixed + b_v).flatten(1)[:, None]
+
+
+def _additive(mask: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
     """A mask of torch's kinds (True: not seen) as numbers to add to [B, heads, L, S]."""
     if mask.dtype == torch.bool:
-        mask = torch.zeros(mask.shape, dtype=q.dtype, device=q.device).masked_fill(mask, -torch.inf)
-    return (mask.view(-1, q.shape[1], *mask.shape[1:]) if mask.ndim == 3 else mask).to(q.dtype)
+        mask = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(mask, -torch.inf)
+    return (mask.view(-1, heads, *mask.shape[1:]) if mask.ndim == 3 else mask).to(dtype)
 
 
 def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
@@ -215,39 +285,40 @@ def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor
 def _block(
     block: Any,  # noqa: ANN401
     written_out: bool | None,
-    read: Tensor | str | None,
+    read: Trees | str | None,
     q_x: Tensor,
     k_x: Tensor | None = None,
     v_x: Tensor | None = None,
     attn_mask: Tensor | None = None,
 ) -> Tensor:
-    """What `block` computes of tokens q_x [B, L, D] and a mask [L, L], for the tokens that are read.
+    """What `block` computes of tokens q_x [B, L, D] and a mask, for the tokens that are read.
 
     Args:
         block: open_clip's ResidualAttentionBlock, without cross-attention.
         written_out: as for `attend`; None for the module's own attention.
-        read: `_ALL`; None for the first token, the result is [B, 1, D]; or the place [B] of one in each row, which stands in the place of
-            every token of the result [B, L, D].
+        read: `_ALL`; None for the first token of each row, the result is [B, 1, D]; or the trees that q_x holds, for the ends of their
+            texts, the result is [T, 1, D].
         q_x: tokens.
         k_x: not used; open_clip passes it on.
         v_x: not used.
-        attn_mask: of a text tower.
+        attn_mask: of a text tower, [L, L]; of trees [B, 1, L, L].
     """
     normed = block.ln_1(q_x)
     kept, query, mask = q_x, normed, attn_mask
     if read is None:
         kept, query = q_x[:, :1], normed[:, :1]
-    elif isinstance(read, Tensor):
-        row = torch.arange(len(q_x), device=q_x.device)
-        kept, query = q_x[row, read][:, None], normed[row, read][:, None]
-        mask = None if mask is None else mask[read][:, None, None]  # what each sees, [B, 1, 1, S]
+    elif isinstance(read, Trees):
+        tree = torch.arange(len(q_x), device=q_x.device)[:, None]
+        kept, query = q_x[tree, read.ends], normed[tree, read.ends]
+        mask = None if mask is None else mask[:, 0][tree, read.ends][:, None]  # what each sees, [B, 1, E, L]
     if written_out is None:
         mixed = block.attention(q_x=query, k_x=normed, v_x=normed, attn_mask=mask)
     else:
         mixed = attend(block.attn, query, normed, normed, need_weights=False, attn_mask=mask, written_out=written_out)[0]
     x: Tensor = kept + block.ls_1(mixed)
-    x = x + block.ls_2(block.mlp(block.ln_2(x)))
-    return x.expand(-1, q_x.shape[1], -1) if isinstance(read, Tensor) else x
+    if isinstance(read, Trees):
+        x = x.flatten(0, 1)[read.row][:, None]
+    return x + block.ls_2(block.mlp(block.ln_2(x)))  # type: ignore[no-any-return]
 
 
 def _again(
