@@ -81,9 +81,9 @@ def test_every_part_of_a_real_step_is_measured(name: str, tiny_model: ImageTextM
 
 def test_operations_are_those_of_three_passes_through_the_image_tower(tiny_model: ImageTextModel, tiny_data: Dataset) -> None:
     found = profile(get("tp_ft"), fresh(tiny_model), tiny_data, TRAINING, steps=1, warm_up=0)
-    width, tokens, blocks, images = 32, 5, 2, 4
+    width, tokens, blocks, images, heads = 32, 5, 2, 4, 2
     block = 2 * tokens * (4 + 8) * width**2 + 2 * 2 * tokens**2 * width  # q, k, v, out, two layers of the MLP; attention
-    last = 2 * (2 * tokens + 2 + 8) * width**2 + 2 * 2 * tokens * width  # keys and values of all tokens, the rest of the one that is read
+    last = 2 * (4 + 8) * width**2 + 2 * 2 * heads * tokens * width  # all of the one token that is read, which each head compares with all
     patches, projection, head = 2 * 4 * width * 3 * 16**2, 2 * width * 16, 2 * 3 * 16
     forward = images * ((blocks - 1) * block + last + patches + projection + head)
     assert found.flops == 3 * forward - images * patches  # the pixels get no gradient

@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from surefoot.data import Dataset
 from surefoot.methods import get
 from surefoot.model import ImageTextModel
+from surefoot.prefixes import planted
 from surefoot.train import Training, fit
 
 FOLDER = Path(__file__).parents[1] / "benchmarks" / "speed"
@@ -99,15 +100,20 @@ def test_a_profile_adds_up_to_the_step_and_counts_every_operation(tiny_model: Im
     counted = steps.operations(straight, ours, batch)
     assert counted["exact"] == counter.get_total_flops()
     width, tokens, images = 32, 5, 4
-    texts, length = len(torch.unique(batch.text["prompt"])), int(batch.tokens[batch.text["prompt"]].argmax(dim=1).max()) + 1
-    rows = images * (tokens + 1) + texts * (length + 1)
+    texts = torch.unique(batch.text["prompt"])
+    laid = planted(batch.tokens[texts], batch.tokens[texts].argmax(dim=1))
+    assert laid is not None
+    (trees, nodes), ends = laid.place.shape, laid.ends.shape[1]
+    rows = images * (tokens + 1) + trees * nodes + len(texts)
     assert found["MLP"]["flops"] == 3 * 2 * 8 * width**2 * rows, "two blocks each, the last of one token; twice back"
 
-    def block(many: int, long: int, read: int) -> int:
-        return 3 * 2 * many * ((2 * long + 10 * read) * width**2 + 2 * read * long * width)
+    def block(many: int, long: int) -> int:
+        return 3 * 2 * many * (12 * long * width**2 + 2 * long**2 * width)
 
-    straight_blocks = 2 * block(4, 77, 77) + 2 * block(images, tokens, tokens)
-    ours_blocks = sum(block(texts, length, read) + block(images, tokens, one) for read, one in ((length, tokens), (1, 1)))
+    straight_blocks = 2 * block(4, 77) + 2 * block(images, tokens)
+    last_of_images = 3 * 2 * images * (12 * width**2 + 2 * 2 * tokens * width)  # two heads
+    last_of_texts = 3 * 2 * trees * ((2 * nodes + 10 * ends) * width**2 + 2 * ends * nodes * width)
+    ours_blocks = block(images, tokens) + block(trees, nodes) + last_of_images + last_of_texts
     assert counted["straight"] - counted["exact"] == pytest.approx(straight_blocks - ours_blocks, rel=0.01), "of the blocks"
     assert found["layer norm"]["flops"] == found["optimizer"]["flops"] == 0
     assert not any(module._forward_hooks or module._backward_hooks for module in tiny_model.modules())

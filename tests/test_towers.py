@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import functools
 import threading
 import time
+import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import open_clip
@@ -15,6 +16,7 @@ import pytest
 import torch
 from conftest import CONFIG
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -67,9 +69,14 @@ def untouched(clip: nn.Module) -> bool:
 
 @contextmanager
 def seen(block: Any) -> Iterator[list[int]]:  # noqa: ANN401
-    """How many tokens the MLP of a block computes meanwhile."""
+    """How many tokens of each row the MLP of a block computes meanwhile."""
     found: list[int] = []
-    handle = block.mlp.register_forward_pre_hook(lambda _, given: found.append(given[0].shape[1]))
+
+    def note(_: nn.Module, given: tuple[Tensor]) -> None:
+        found.append(given[0].shape[1])
+
+    note.only_notes = True  # type: ignore[attr-defined]
+    handle = block.mlp.register_forward_pre_hook(note)
     try:
         yield found
     finally:
@@ -113,7 +120,7 @@ def test_texts_have_the_same_features_and_gradients(
     tokens = tiny_model.tokenize([*TEXTS, *ALIKE])
     expected = clip.encode_text(tokens)
     before = gradients(clip, expected)
-    monkeypatch.setattr("surefoot.model.planted", lambda *given: planted(*given, most))
+    monkeypatch.setattr("surefoot.model.planted", lambda *given: planted(*given, most, worth=9))
     with seen((clip.text if custom else clip).transformer.resblocks[-1]) as computed:
         found = tiny_model._text_features(tokens, kernel)
     assert computed == [1]
@@ -131,21 +138,116 @@ def test_what_texts_share_is_computed_once(tiny_model: ImageTextModel) -> None:
     assert computed == [len(beginnings)] and len(beginnings) < sum(map(len, texts)) / 1.5
 
 
-@pytest.mark.parametrize("reason", ["whole", "another block", "dropout", "nothing"])
-def test_towers_that_cannot_take_trees_are_given_texts(reason: str, tiny_model: ImageTextModel) -> None:
+class Doubled(nn.Module):
+    def forward(self, given: Tensor) -> Tensor:
+        return 2 * given
+
+
+def hinder(reason: str, clip: Any, stack: contextlib.ExitStack) -> None:  # noqa: ANN401
+    """Make a text tower, or what is around a pass, such that texts cannot be trees."""
+    tower = getattr(clip, "text", clip)
+    first, transformer = tower.transformer.resblocks[0], tower.transformer
+    if reason == "whole":
+        stack.enter_context(whole())
+    elif reason == "another block":
+        first.forward = lambda *given, **named: 2 * type(first).forward(first, *given, **named)
+    elif reason == "another attention":
+        first.attn.dropout = 1e-9
+    elif reason == "another stack":
+        transformer.forward = lambda x, attn_mask: type(transformer).forward(transformer, 2 * x, attn_mask=attn_mask)
+    elif reason == "another module":
+        first.ls_2 = Doubled()
+    elif reason == "another forward":
+        first.ln_1.forward = lambda x: x * torch.arange(x.shape[1])[:, None]
+    elif reason == "dropout":
+        first.ls_2 = nn.Dropout(1e-9)
+    elif reason == "hook":
+        tower.token_embedding.register_forward_hook(lambda _, given, out: out * torch.arange(out.shape[1])[:, None])
+    elif reason == "gradients' hook":
+        first.ln_1.register_full_backward_hook(lambda _, given, out: (given[0] * torch.arange(given[0].shape[1])[:, None],))
+    elif reason == "several processes":
+        tower.positional_embedding.placements = ()
+    elif reason == "another table":
+        parametrize.register_parametrization(tower, "positional_embedding", nn.Tanh())
+
+
+@pytest.mark.parametrize("reason", [
+    "whole", "another block", "another attention", "another stack", "another module", "another forward", "dropout", "hook",
+    "gradients' hook", "several processes", "another table",
+])  # fmt: skip
+def test_texts_are_rows_where_trees_would_not_do(reason: str, tiny_model: ImageTextModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("surefoot.model.planted", lambda *given: planted(*given, 14, worth=9))  # two trees
+    tiny_model.clip = clip = clip_of(custom=True)
+    tokens = tiny_model.tokenize(ALIKE)
+    with contextlib.ExitStack() as stack:
+        with seen(clip.text.transformer.resblocks[0]) as computed:
+            tiny_model._text_features(tokens, "math")
+        assert computed == [14], "trees, as nothing is in the way"
+        hinder(reason, clip, stack)
+        assert not towers.grows(clip.text)
+        long = clip.encode_text(tokens)
+        before = gradients(clip, long)
+        found = tiny_model._text_features(tokens, "math")
+        torch.testing.assert_close(found, long, rtol=0, atol=1e-12)
+        assert_same(gradients(clip, found), before)
+
+
+def test_blocks_of_another_kind_are_given_rows(tiny_model: ImageTextModel) -> None:
+    tiny_model.clip = clip = clip_of(text={"qk_norm": True}, custom=True)
+    assert not towers.grows(clip.text)
+    tokens = tiny_model.tokenize(ALIKE)
+    torch.testing.assert_close(tiny_model._text_features(tokens, "math"), clip.encode_text(tokens), rtol=0, atol=1e-12)
+
+
+def test_texts_beyond_the_table_are_told_by_torch(tiny_model: ImageTextModel) -> None:
+    tokens = torch.arange(1, 91).repeat(9, 1)
+    with pytest.raises(RuntimeError, match="size"):
+        tiny_model.encode_text(tokens)
+
+
+@pytest.mark.parametrize("module", [nn.Dropout(0.5), nn.RReLU(), nn.BatchNorm1d(32)])
+def test_what_draws_or_looks_beyond_its_row_hinders_while_it_trains(module: nn.Module, tiny_model: ImageTextModel) -> None:
+    assert towers.grows(tiny_model.clip.train())
+    tiny_model.clip.transformer.resblocks[0].ls_2 = module
+    assert towers.grows(tiny_model.clip.eval()) and not towers.grows(tiny_model.clip.train())
+    tiny_model.clip.transformer.resblocks[0].ls_2 = nn.Dropout(0.0)
+    assert towers.grows(tiny_model.clip.train())
+
+
+def test_texts_that_share_little_are_rows_of_whose_last_block_one_token_is_read(tiny_model: ImageTextModel) -> None:
     tiny_model.clip = clip = clip_of()
-    tokens, blocks = tiny_model.tokenize(ALIKE), clip.transformer.resblocks
+    tokens, blocks = tiny_model.tokenize(["cat of an icon", "dog of an icon"]), clip.transformer.resblocks
     expected = clip.encode_text(tokens)
-    if reason == "another block":
-        blocks[0].forward = functools.partial(type(blocks[0]).forward, blocks[0])
-    if reason == "dropout":
-        blocks[0].attn.drawing = nn.Dropout(0.5)  # another draw for each text
-    with seen(blocks[1]) as computed, whole() if reason == "whole" else nullcontext():
-        torch.testing.assert_close(tiny_model._text_features(tokens, "math"), expected, rtol=0, atol=1e-12)
-        clip.eval()
-        tiny_model._text_features(tokens, "math")
-    length = int(tokens.argmax(1).max()) + 1
-    assert computed == {"dropout": [length, 1], "nothing": [1, 1]}.get(reason, [length, length])
+    before = gradients(clip, expected)
+    with seen(blocks[0]) as first, seen(blocks[1]) as last:
+        found = tiny_model._text_features(tokens, "fused")
+    assert (first, last) == ([6], [1])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-12)
+    assert_same(gradients(clip, found), before)
+
+
+@pytest.mark.parametrize("custom", [False, True])
+def test_a_mask_of_the_towers_own_counts(custom: bool, tiny_model: ImageTextModel) -> None:
+    tiny_model.clip = clip = clip_of(custom=custom)
+    tower, far = clip.text if custom else clip, torch.arange(77.0)
+    tower.attn_mask += 0.3 * (far - far[:, None]).tril()  # the farther, the less it counts
+    tokens = tiny_model.tokenize(ALIKE)
+    with seen(tower.transformer.resblocks[0]) as computed:
+        found = tiny_model._text_features(tokens, "math")
+    assert computed[0] > 10, "a tree"
+    torch.testing.assert_close(found, clip.encode_text(tokens), rtol=0, atol=1e-12)
+
+
+def test_a_trace_does_not_hold_the_texts(tiny_model: ImageTextModel) -> None:
+    texts = tiny_model.tokenize(["an icon of a cat", "an icon of a dog", "an icon of a car", "an icon of a bar"])
+    others = tiny_model.tokenize(["my icon of a cat", "an egg of a bird", "an icon of a car", "an icon of a pot"])
+    length = int(texts.argmax(1).max()) + 1
+    assert length == int(others.argmax(1).max()) + 1
+    tiny_model.requires_grad_(False)
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of the length, which a trace holds
+        traced = torch.jit.trace(lambda tokens: tiny_model.encode_text(tokens), (texts[:, :length],), check_trace=False)
+        torch.testing.assert_close(traced(others[:, :length]), tiny_model.encode_text(others))
 
 
 def test_only_open_clips_own_table_is_sliced(tiny_model: ImageTextModel) -> None:
@@ -187,23 +289,50 @@ def test_the_last_block_is_left_whole_for_who_reads_its_tokens(tiny_model: Image
     assert computed == [1, 5, 1, 5]
 
 
-def test_a_pass_inside_another_has_its_own_tokens(tiny_model: ImageTextModel) -> None:
-    tiny_model.clip = clip_of(custom=True).float()
-    outer, inner = tiny_model.tokenize(["a b c d", "a"]), tiny_model.tokenize(["a", "a b c"])
+def watched_once(model: ImageTextModel) -> Any:  # noqa: ANN401
+    """`_text_features` whose first call, which stands around the others, gives texts as rows."""
+    encode, calls = model._text_features, list[int]()
+
+    def features(tokens: Tensor, kernel: str) -> Tensor:
+        calls.append(1)
+        if len(calls) > 1:
+            token = towers._whole.set(False)
+            try:
+                return encode(tokens, kernel)
+            finally:
+                towers._whole.reset(token)
+        with whole():
+            return encode(tokens, kernel)
+
+    return features
+
+
+@pytest.mark.parametrize("custom", [False, True])
+@pytest.mark.parametrize("rows", ["outside", "inside", "never", "always"])
+def test_a_pass_inside_another_has_its_own_tokens(rows: str, custom: bool, tiny_model: ImageTextModel) -> None:
+    tiny_model.clip = clip_of(custom=custom).float()
+    outer, inner = tiny_model.tokenize(ALIKE), tiny_model.tokenize([f"{text} more" for text in ALIKE])
     expected, found = tiny_model.encode_text(inner), list[Tensor]()
     alone = tiny_model.encode_text(outer)
 
     def ask(*_: object) -> None:
         if not found:
             found.append(torch.empty(0))
-            found[0] = tiny_model.encode_text(inner)
+            with whole() if rows == "inside" else contextlib.nullcontext():
+                found[0] = tiny_model.encode_text(inner)
 
-    handle = tiny_model.clip.text.transformer.resblocks[0].register_forward_hook(ask)  # type: ignore[union-attr, operator]
+    ask.only_notes = True  # type: ignore[attr-defined]
+    if rows == "outside":
+        tiny_model._text_features = watched_once(tiny_model)  # type: ignore[method-assign]
+    if rows == "always":
+        del ask.only_notes  # type: ignore[attr-defined]
+    tower = tiny_model.clip.text if custom else tiny_model.clip
+    handle = tower.transformer.resblocks[0].register_forward_hook(ask)  # type: ignore[union-attr, operator]
     around = tiny_model.encode_text(outer)
     handle.remove()
     torch.testing.assert_close(found[0], expected)
     torch.testing.assert_close(around, alone)
-    assert not any("forward" in module.__dict__ for module in tiny_model.modules())
+    assert untouched(tiny_model)
 
 
 def test_classes_with_a_forward_of_their_own_are_left_as_they_are(tiny_model: ImageTextModel) -> None:
@@ -374,7 +503,9 @@ def test_bfloat16_is_nearly_as_near_to_float32_as_torchs_own(length: int, size: 
         with attention("math"):
             torchs = module(x, x, x, need_weights=False)[0]
         own = attend(module, x, x, x, need_weights=False, written_out=True)[0]
+        one = attend(module, x[:, :1], x, x, need_weights=False, written_out=True)[0]
     assert (own - exact).abs().mean() <= within * (torchs - exact).abs().mean(), "where attention is sharp, its rounded logits count"
+    assert (one - exact[:, :1]).abs().mean() <= 1.05 * (torchs - exact)[:, :1].abs().mean(), "of one query they are not rounded"
 
 
 def test_frozen_weights_in_bfloat16_multiply_once_and_are_not_copied() -> None:

@@ -62,6 +62,7 @@ def watched(clip: nn.Module, clock: StepClock) -> Iterator[None]:
             opened.append((part, clock(part)))
             opened[-1][1].__enter__()
 
+        hook.only_notes = True  # type: ignore[attr-defined]
         return hook
 
     def end(part: str) -> Callable[..., None]:
@@ -70,6 +71,7 @@ def watched(clip: nn.Module, clock: StepClock) -> Iterator[None]:
             assert name == part, f"{part} ended inside {name}"
             context.__exit__(None, None, None)
 
+        hook.only_notes = True  # type: ignore[attr-defined]
         return hook
 
     for module, part in kinds(clip):

@@ -100,8 +100,8 @@ class ImageTextModel(nn.Module):
         """l2-normalised text features, float32 [B, D], of token numbers [B, L].
 
         Where the tower is causal and reads its feature off the end-of-text token, later positions cannot change the result and are cut
-        off, and beginnings that texts share are computed once (`surefoot.prefixes`). Both are exact. Other towers get the whole context
-        length.
+        off, and beginnings that texts share are computed once (`surefoot.prefixes`), unless something is hooked into the tower. Both are
+        exact. Other towers get the whole context length.
         """
         with _TEXT, precision_context(self.precision, tokens.device) as kernel:
             features = self._text_features(tokens, kernel)
@@ -117,12 +117,11 @@ class ImageTextModel(nn.Module):
             with towers.quickly(clip if tower is None else tower, kernel):
                 return clip.encode_text(tokens)  # type: ignore[operator, no-any-return]
         ends = tokens.argmax(dim=1)
-        if towers.grows(tower) and len(tokens):  # type: ignore[arg-type]
-            texts = planted(tokens, ends)
+        if tokens.shape[1] <= len(mask) and towers.grows(tower) and (texts := planted(tokens, ends)):  # type: ignore[arg-type]
             with towers.quickly(tower, kernel, texts):  # type: ignore[arg-type]
                 return clip.encode_text(texts.tokens)  # type: ignore[operator, no-any-return]
         tokens = tokens[:, : int(ends.max()) + 1]
-        with towers.shortened(tower, tokens.shape[1]), towers.quickly(tower, kernel):  # type: ignore[arg-type]
+        with towers.shortened(tower, tokens.shape[1]), towers.quickly(tower, kernel, ends):  # type: ignore[arg-type]
             return clip.encode_text(tokens)  # type: ignore[operator, no-any-return]
 
     def groups(self) -> dict[str, list[str]]:

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 MOST = 128
+WORTH = 0.75
 
 
 class Trees(NamedTuple):
@@ -59,16 +60,21 @@ class _Tree:
         self.ends[number] = node
 
 
-def planted(tokens: Tensor, ends: Tensor, most: int = MOST) -> Trees:
-    """The trees of texts, none with more than `most` nodes unless one text alone has.
+def planted(tokens: Tensor, ends: Tensor, most: int = MOST, worth: float = WORTH) -> Trees | None:
+    """The trees of texts, none with more than `most` nodes unless one text alone has; None where they share too little.
 
     Args:
         tokens: [T, L] token numbers, of at least one text.
         ends: [T] the position of each text's last token, which is the largest of the text.
         most: nodes of a tree: with more, fewer beginnings are computed twice, but each node is compared with more that it does not see.
+        worth: the most nodes, as a share of the tokens of a table cut off behind the longest text.
     """
-    texts = [row[: end + 1] for row, end in zip(tokens[:, : int(ends.max()) + 1].tolist(), ends.tolist(), strict=True)]
-    return Trees(*(torch.from_numpy(one).to(tokens.device) for one in _laid_out(_even(texts, most), len(texts))))
+    length = int(ends.max()) + 1
+    texts = [row[: end + 1] for row, end in zip(tokens[:, :length].tolist(), ends.tolist(), strict=True)]
+    trees = _even(texts, most)
+    if _nodes(trees) > worth * len(texts) * length:
+        return None
+    return Trees(*(torch.from_numpy(one).to(tokens.device) for one in _laid_out(trees, len(texts))))
 
 
 def _even(texts: Sequence[list[int]], most: int) -> list[_Tree]:
@@ -76,7 +82,12 @@ def _even(texts: Sequence[list[int]], most: int) -> list[_Tree]:
     trees = list(_grown(texts, most))
     mean = sum(len(tree.nodes) for tree in trees) / len(trees)
     smaller = list(_grown(texts, min(most, int(1.05 * mean) + 1)))
-    return min(trees, smaller, key=lambda made: len(made) * max(len(tree.nodes) for tree in made))
+    return min(trees, smaller, key=_nodes)
+
+
+def _nodes(trees: Sequence[_Tree]) -> int:
+    """Nodes of all, each filled up to the largest."""
+    return len(trees) * max(len(tree.nodes) for tree in trees)
 
 
 def _grown(texts: Sequence[list[int]], most: int) -> Iterator[_Tree]:

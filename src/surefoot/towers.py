@@ -35,7 +35,7 @@ def whole() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def quickly(tower: nn.Module, kernel: str, texts: Trees | None = None) -> Iterator[None]:
+def quickly(tower: nn.Module, kernel: str, texts: Trees | Tensor | None = None) -> Iterator[None]:
     """Compute a forward pass of `tower` without what its result does not need, while this is open.
 
     Every plain `nn.MultiheadAttention` computes as `attend` does. The last block of open_clip's plain transformers computes only the
@@ -46,13 +46,17 @@ def quickly(tower: nn.Module, kernel: str, texts: Trees | None = None) -> Iterat
     Args:
         tower: open_clip's, or a part of it.
         kernel: of attention, "math" or "fused".
-        texts: what a tower that `grows` is given, by its `tokens`: the result has a row for each text. None for all other passes.
+        texts: of a causal text tower, the place [B] of the token that it pools in each row; or the trees that it is given in place of rows,
+            if it `grows`: the result has a row for each text. None for all other towers: image towers say what they pool.
     """
     written_out = kernel == "math"
     modules = _modules(tower)
     attentions: dict[int, Any] = {id(module): module for module in modules if _plain(module)}
-    last = _blocks(tower)[-1] if texts is not None else None if _whole.get() else _pooling_block(tower)
+    last = None if _whole.get() else _last_block(tower, image=texts is None)
     with contextlib.ExitStack() as stack:
+        for module in modules:
+            if "forward" in module.__dict__ and _free(module):
+                stack.enter_context(_without(module, "forward"))  # that of a pass around this one
         for transformer in [m for m in modules if torch.is_grad_enabled() and getattr(m, "grad_checkpointing", False)]:
             blocks: list[Any] = list(getattr(transformer, "resblocks", []))
             if blocks and all(_known(block) and id(block.attn) in attentions for block in blocks):
@@ -66,23 +70,44 @@ def quickly(tower: nn.Module, kernel: str, texts: Trees | None = None) -> Iterat
             stack.enter_context(_with(module, "forward", functools.partial(attend, module, written_out=written_out)))
         if last is not None and id(last.attn) in attentions:
             stack.enter_context(_with(last, "forward", functools.partial(_block, last, None, texts)))
-        if texts is not None:
+        if isinstance(texts, Trees):
             stack.enter_context(_planted(tower, texts))
         yield
 
 
 def grows(tower: nn.Module) -> bool:
-    """Whether a causal text tower takes texts as trees: its blocks are all known, draw nothing, and its table of positions lies here."""
-    stack = getattr(tower, "transformer", None)
+    """Whether a causal text tower takes texts as trees: it is computed by open_clip's code alone, of each row by itself, seen by nobody.
+
+    What has a hook is left alone, as that would see trees where it expects texts; but for those of FSDP, and those with an attribute
+    `only_notes`, which do not care. So are towers that draw random numbers for each row, and tables that do not lie here whole.
+    """
+    stack, table = getattr(tower, "transformer", None), tower._parameters.get("positional_embedding")
+    blocks = _blocks(tower)
     return (
         not _whole.get()
+        and not torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]
         and _is(stack, _STACK)
-        and bool(stack.batch_first)  # type: ignore[union-attr]
-        and len(blocks := _blocks(tower)) > 0
+        and len(blocks) > 0
         and all(_known(block) and _plain(block.attn) for block in blocks)
-        and not any(isinstance(m, nn.modules.dropout._DropoutNd) and m.training and m.p > 0 for m in _modules(tower))
-        and not hasattr(tower._parameters.get("positional_embedding"), "placements")  # it may lie in several processes
+        and all(_by_row(module) and not _watched(module) for module in _modules(tower))
+        and table is not None
+        and not hasattr(table, "placements")  # it may lie in several processes
+        and "attn_mask" in tower._buffers
     )
+
+
+def _by_row(module: nn.Module) -> bool:
+    """Whether a module computes every token by itself, and the same wherever it stands."""
+    if module.training and isinstance(module, nn.RReLU | nn.modules.dropout._DropoutNd | nn.modules.batchnorm._NormBase):
+        return getattr(module, "p", 1) == 0
+    return type(module).__module__.partition(".")[0] in ("torch", "open_clip", "surefoot") and _free(module)
+
+
+def _watched(module: nn.Module) -> bool:
+    """Whether a module has hooks that may change or expect something."""
+    kinds: Any = (module._forward_pre_hooks, module._forward_hooks, module._backward_pre_hooks, module._backward_hooks)
+    hooks = [hook for kind in kinds for hook in kind.values() if not hasattr(hook, "only_notes")]
+    return any(not str(getattr(hook, "__module__", "")).startswith("torch.distributed.") for hook in hooks)
 
 
 @contextlib.contextmanager
@@ -90,8 +115,10 @@ def shortened(tower: nn.Module, length: int) -> Iterator[None]:
     """Let a causal text tower take `length` positions: its mask and, of open_clip.CLIP, its table of positions are sliced for the call."""
     with contextlib.ExitStack() as stack:
         stack.enter_context(_with(tower, "attn_mask", _own(tower, "attn_mask")[:length, :length]))
-        if "visual" in tower._modules:  # the others slice their table themselves
+        if "visual" in tower._modules:
             stack.enter_context(_with(tower, "positional_embedding", _own(tower, "positional_embedding")[:length]))
+        else:  # the others slice their table themselves
+            stack.enter_context(_without(tower, "positional_embedding"))
         yield
 
 
@@ -133,6 +160,19 @@ def _with(module: nn.Module, name: str, value: object) -> Iterator[None]:
             module.__dict__[name] = before
         else:
             module.__dict__.pop(name, None)
+
+
+@contextlib.contextmanager
+def _without(module: nn.Module, name: str) -> Iterator[None]:
+    """No such attribute of the module itself while this is open; what was there comes back."""
+    if name not in module.__dict__:
+        yield
+        return
+    before = module.__dict__.pop(name)
+    try:
+        yield
+    finally:
+        module.__dict__[name] = before
 
 
 def _modules(tower: nn.Module) -> list[nn.Module]:
@@ -178,9 +218,9 @@ def _blocks(tower: nn.Module) -> list[Any]:
     return list(blocks) if isinstance(blocks, nn.ModuleList) else []
 
 
-def _pooling_block(tower: nn.Module) -> Any:  # noqa: ANN401
-    """The last block of an image tower that pools its first token behind it; None where that is not so, or not known."""
-    if not (getattr(tower, "pool_type", "") == "tok" and getattr(tower, "attn_pool", tower) is None and not tower.output_tokens):
+def _last_block(tower: nn.Module, *, image: bool) -> Any:  # noqa: ANN401
+    """The last block of a tower that pools one token behind it; None where that is not so, or not known."""
+    if image and not (getattr(tower, "pool_type", "") == "tok" and getattr(tower, "attn_pool", tower) is None and not tower.output_tokens):
         return None
     return last if (blocks := _blocks(tower)) and _known(last := blocks[-1]) else None
 
@@ -254,15 +294,17 @@ def _of_one(module: nn.MultiheadAttention, query: Tensor, key: Tensor, mask: Ten
     of_q, of_k, of_v = module.in_proj_weight.reshape(3, count, size, -1)  # each [heads, d, D]
     bias = module.in_proj_bias
     b_q, _, b_v = (None, None, None) if bias is None else bias.reshape(3, count, size)
-    q = torch.einsum("hed,bd->hbe", of_q, query[:, 0])
-    q = q if b_q is None else q + b_q[:, None]
-    asked = (size**-0.5 * q @ of_k).transpose(0, 1)  # [B, heads, D]
-    logits = asked @ key.mT
-    if mask is not None:
-        logits = logits + _additive(mask, count, logits.dtype).squeeze(-2)
-    mean = logits.softmax(dim=-1).to(asked.dtype) @ key  # [B, heads, D]
-    mixed = torch.einsum("hed,bhd->bhe", of_v, mean)
-    return (mixed if b_v is None else mixed + b_v).flatten(1)[:, None]
+    with torch.autocast(query.device.type, enabled=False):  # so little that it need not be rounded
+        query, key = query.to(of_q.dtype), key.to(of_q.dtype)
+        q = torch.einsum("hed,bd->hbe", of_q, query[:, 0])
+        q = q if b_q is None else q + b_q[:, None]
+        asked = (size**-0.5 * q @ of_k).transpose(0, 1)  # [B, heads, D]
+        logits = asked @ key.mT
+        if mask is not None:
+            logits = logits + _additive(mask, count, logits.dtype).squeeze(-2)
+        mean = logits.softmax(dim=-1) @ key  # [B, heads, D]
+        mixed = torch.einsum("hed,bhd->bhe", of_v, mean)
+        return (mixed if b_v is None else mixed + b_v).flatten(1)[:, None]
 
 
 def _additive(mask: Tensor, heads: int, dtype: torch.dtype) -> Tensor:
@@ -285,7 +327,7 @@ def _written_out(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor
 def _block(
     block: Any,  # noqa: ANN401
     written_out: bool | None,
-    read: Trees | str | None,
+    read: Trees | Tensor | str | None,
     q_x: Tensor,
     k_x: Tensor | None = None,
     v_x: Tensor | None = None,
@@ -296,8 +338,8 @@ def _block(
     Args:
         block: open_clip's ResidualAttentionBlock, without cross-attention.
         written_out: as for `attend`; None for the module's own attention.
-        read: `_ALL`; None for the first token of each row, the result is [B, 1, D]; or the trees that q_x holds, for the ends of their
-            texts, the result is [T, 1, D].
+        read: `_ALL`; None for the first token of each row, the result is [B, 1, D]; the place [B] of one in each row, which stands in the
+            place of every token of the result [B, L, D]; or the trees that q_x holds, for the ends of their texts, the result is [T, 1, D].
         q_x: tokens.
         k_x: not used; open_clip passes it on.
         v_x: not used.
@@ -307,10 +349,11 @@ def _block(
     kept, query, mask = q_x, normed, attn_mask
     if read is None:
         kept, query = q_x[:, :1], normed[:, :1]
-    elif isinstance(read, Trees):
-        tree = torch.arange(len(q_x), device=q_x.device)[:, None]
-        kept, query = q_x[tree, read.ends], normed[tree, read.ends]
-        mask = None if mask is None else mask[:, 0][tree, read.ends][:, None]  # what each sees, [B, 1, E, L]
+    elif isinstance(read, Trees | Tensor):
+        row, ends = torch.arange(len(q_x), device=q_x.device)[:, None], read.ends if isinstance(read, Trees) else read[:, None]
+        kept, query = q_x[row, ends], normed[row, ends]
+        if mask is not None:  # what each sees, [B, 1, E, L]
+            mask = (mask[:, 0][row, ends] if isinstance(read, Trees) else mask[ends])[:, None]
     if written_out is None:
         mixed = block.attention(q_x=query, k_x=normed, v_x=normed, attn_mask=mask)
     else:
@@ -318,7 +361,8 @@ def _block(
     x: Tensor = kept + block.ls_1(mixed)
     if isinstance(read, Trees):
         x = x.flatten(0, 1)[read.row][:, None]
-    return x + block.ls_2(block.mlp(block.ln_2(x)))  # type: ignore[no-any-return]
+    x = x + block.ls_2(block.mlp(block.ln_2(x)))
+    return x.expand(-1, q_x.shape[1], -1) if isinstance(read, Tensor) else x
 
 
 def _again(
