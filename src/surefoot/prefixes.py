@@ -71,15 +71,17 @@ def planted(tokens: Tensor, ends: Tensor, most: int = MOST, worth: float = WORTH
     """
     length = int(ends.max()) + 1
     texts = [row[: end + 1] for row, end in zip(tokens[:, :length].tolist(), ends.tolist(), strict=True)]
-    trees = _even(texts, most)
+    trees = _even(sorted(enumerate(texts), key=lambda numbered: numbered[1]), most)
     if _nodes(trees) > worth * len(texts) * length:
         return None
     return Trees(*(torch.from_numpy(one).to(tokens.device) for one in _laid_out(trees, len(texts))))
 
 
-def _even(texts: Sequence[list[int]], most: int) -> list[_Tree]:
+def _even(texts: Sequence[tuple[int, list[int]]], most: int) -> list[_Tree]:
     """Trees of about the same size, as all are filled up to the largest."""
     trees = list(_grown(texts, most))
+    if len(trees) == 1:
+        return trees
     mean = sum(len(tree.nodes) for tree in trees) / len(trees)
     smaller = list(_grown(texts, min(most, int(1.05 * mean) + 1)))
     return min(trees, smaller, key=_nodes)
@@ -90,15 +92,15 @@ def _nodes(trees: Sequence[_Tree]) -> int:
     return len(trees) * max(len(tree.nodes) for tree in trees)
 
 
-def _grown(texts: Sequence[list[int]], most: int) -> Iterator[_Tree]:
-    """Trees of the texts in an order in which those stand together that begin alike."""
+def _grown(texts: Sequence[tuple[int, list[int]]], most: int) -> Iterator[_Tree]:
+    """Trees of (number, text) in their order, in which those stand together that begin alike."""
     tree = _Tree()
-    for number in sorted(range(len(texts)), key=lambda place: texts[place]):
-        shared = tree.shared(texts[number])
-        if tree.ends and len(tree.nodes) + len(texts[number]) - shared[1] > most:
+    for number, text in texts:
+        shared = tree.shared(text)
+        if tree.ends and len(tree.nodes) + len(text) - shared[1] > most:
             yield tree
             tree, shared = _Tree(), (-1, 0)
-        tree.add(number, texts[number], shared)
+        tree.add(number, text, shared)
     yield tree
 
 

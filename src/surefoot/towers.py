@@ -39,9 +39,8 @@ def quickly(tower: nn.Module, kernel: str, texts: Trees | Tensor | None = None) 
     """Compute a forward pass of `tower` without what its result does not need, while this is open.
 
     Every plain `nn.MultiheadAttention` computes as `attend` does. The last block of open_clip's plain transformers computes only the
-    tokens that are pooled, as no other is read behind it: of all tokens keys and values, of those the query, MLP and sums. Blocks whose
-    activations are computed again in the backward pass are computed so both times. Modules with a `forward` of their own are left as
-    they are.
+    tokens that are pooled, as no other is read behind it: query, MLP and sums. Blocks whose activations are
+    computed again in the backward pass are computed so both times. Modules with a `forward` of their own are left as they are.
 
     Args:
         tower: open_clip's, or a part of it.
@@ -243,7 +242,7 @@ def attend(
     torch turns batches, so that neighbouring rows of every matrix lie far apart in memory, projects them there (frozen weights in bfloat16
     by one product for each position, each with a copy of the weight), and writes attention out in float32. Here rows stay where
     they are, the projection is one product, and attention that is written out computes in the format of the tower: in bfloat16 its logits
-    are rounded too, which fused kernels keep in float32.
+    are rounded too, which fused kernels keep in float32, and so does a single query, which is projected to the tokens.
 
     Args:
         module: its weights; those of `_plain`.
