@@ -196,6 +196,29 @@ def test_figures_beside_the_papers_come_from_a_run_of_the_same_kind(run: Path, t
     assert "TP-FT, 2 shots: 60.0 / 35.0" in shown and "1 shot:" not in shown
 
 
+def test_a_soup_fills_only_figures_of_the_method_that_it_mixes(tmp_path: Path) -> None:
+    item = {"number": "n", "shows": "s", "state": "runs", "says": "-", "command": "surefoot soup runs/car:car_ft --out runs/soups"}
+    item["ours"] = {"rows": ["soup"], "columns": ["test"]}
+    for name in ("tp_ft", "car_ft"):
+        evaluation(tmp_path / name, "zero_shot", 0, 0.0, (10, 8))
+        right = (12 if name == "car_ft" else 16, 7)
+        evaluation(tmp_path / name, "soup", 0, 1.0, right, ingredients=[f"{name}, seed {k}, d" for k in (0, 1)])
+    runs = [build.open_run(tmp_path / name) for name in ("car_ft", "tp_ft")]
+    assert [run.mixed for run in runs] == [("car_ft",), ("tp_ft",)]
+    assert "60.0" in build.item_row("k", item, runs, "")["ours"]
+    assert "not measured yet" in build.item_row("k", item, runs[1:], "")["ours"]
+    assert "mixed are runs of CAR-FT;" in run_results.origin(runs[0], ["soup"])
+
+
+def test_figures_that_stand_elsewhere_are_linked_until_there_are_own(run: Path) -> None:
+    item = {"number": "n", "shows": "s", "state": "runs", "says": "-", "command": "surefoot compare iconshift --methods tp_ft"}
+    item |= {"ours": {"rows": ["tp_ft"], "columns": ["test"]}, "elsewhere": "claims.md#there"}
+    made = build.item_row("k", item, [], "")
+    assert (made["ours"], made["state"]) == ("[our figures](claims.md#there)", "measured elsewhere")
+    made = build.item_row("k", item, [build.open_run(run)], "")
+    assert "55.0" in made["ours"] and made["state"] == "measured here"
+
+
 def test_kept_figures_of_other_rows_are_dropped(run: Path) -> None:
     item = {"number": "n", "shows": "s", "state": "runs", "says": "-", "command": "surefoot compare iconshift --methods tp_ft,flyp"}
     item["ours"] = {"rows": ["tp_ft"], "columns": ["test"]}

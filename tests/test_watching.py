@@ -239,6 +239,14 @@ def test_status_of_something_else_says_what_to_give(run: Run, tmp_path: Path) ->
     assert (code, "Give the --out of" in text) == (2, True)
 
 
+def test_status_of_a_search(run: Run, tmp_path: Path) -> None:
+    for folder, number in (("searched", 2), ("compared/tune/flyp", 3)):
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "trials.jsonl").write_text("{}\n" * number)
+    assert run("status", tmp_path / "searched") == (0, "searched: 2 runs of trials are finished")
+    assert run("status", tmp_path / "compared") == (0, "tune/flyp: 3 runs of trials are finished")
+
+
 def test_losses_as_a_line() -> None:
     assert sparkline([]) == ""
     assert sparkline([2.0, 2.0]) == "▁▁"

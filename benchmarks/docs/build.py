@@ -129,6 +129,8 @@ def item_row(key: str, item: Mapping[str, Any], runs: Sequence[Run], before: str
         ours, state = CELL.format(key=key, text=text), "measured here" if text != OPEN else f"runs, {OPEN}"
     elif not state:
         ours, state = (OPEN, f"runs, {OPEN}") if item.get("figure", True) else ("–", "runs; no figure to compare")
+    if "elsewhere" in item and OPEN in ours:
+        ours, state = f"[our figures]({item['elsewhere']})", "measured elsewhere"
     note = f" ({item['note']})" if "note" in item else ""
     command = f"`{item['command']}`" if "command" in item else "–"
     return {
@@ -155,8 +157,9 @@ def theirs(item: Mapping[str, Any]) -> str:
 def our_figures(item: Mapping[str, Any], runs: Sequence[Run]) -> str:
     """Our figures from the last run of each kind that the item's command makes and that holds all of its rows; "" without one."""
     ours, lines = item["ours"], list[str]()
+    fit = [run for run in runs if run.mixed in ((), mixed_by(item["command"]))]
     for kind in kinds_of(item["command"]):
-        found = [made for run in runs if run.kind == kind if (made := levels(run, ours["rows"], ours["columns"], ours.get("settings", {})))]
+        found = [made for run in fit if run.kind == kind and (made := levels(run, ours["rows"], ours["columns"], ours.get("settings", {})))]
         lines += [_of_shots(line, kind) for line in (found[-1] if found else [])]
     return "<br>".join([heading(ours["columns"]), *lines]) if lines else ""
 
@@ -184,6 +187,17 @@ def kinds_of(command: str) -> list[Kind]:
         return [WHOLE]
     shots = [int(text) for text in rest[rest.index("--shots") + 1].split(",")] if "--shots" in rest else [None]
     return [Kind(data, count, "--base-to-new" in rest) for count in shots]
+
+
+def mixed_by(command: str) -> tuple[str, ...]:
+    """The methods whose runs a `surefoot soup` mixes.
+
+    Examples:
+        >>> mixed_by("surefoot soup runs/car:car_ft --out runs/soups"), mixed_by("surefoot compare iconshift")
+        (('car_ft',), ())
+    """
+    _, name, *sources = shlex.split(command)
+    return tuple(source.partition(":")[2] for source in sources if ":" in source) if name == "soup" else ()
 
 
 def heading(columns: Sequence[str]) -> str:
@@ -214,7 +228,8 @@ def spent(name: str, cost: Mapping[str, Any]) -> str:
     ratio = f"{time['median']:.2f} times the time of a TP-FT step ({time['low']:.2f} to {time['high']:.2f} in {cost['repeats']} repeats)"
     added = "" if memory is None else f", and {memory['median']:.2f} times the memory that such a run adds"
     where = f"{machine['cpu']}, {machine['threads']} threads, torch {machine['torch']}"
-    return f"{ratio}{added}: {cost['data']}, {cost['model']}, batch {cost['batch_size']}, {cost['precision']}, {where}."
+    what = f"{cost['data']}, {cost['model']}, batch {cost['batch_size']}, {cost['precision']}, {where}"
+    return f"{ratio}{added}: {what}; steps of all methods in turns: [speed](../speed.md)."
 
 
 def costs() -> dict[str, Any]:

@@ -69,6 +69,12 @@ class Run:
         mean = cell(self.evaluations(row), column)
         return mean.mean if mean else None
 
+    @property
+    def mixed(self) -> tuple[str, ...]:
+        """The methods whose runs are in its soups; none without one."""
+        parts = [part for e in self.runs.evaluations() for part in e.settings.get("ingredients", ())]
+        return tuple(dict.fromkeys(part.partition(",")[0] for part in parts))
+
     def seeds(self, row: str) -> int:
         """How many seeds stand behind a row."""
         return len(self.evaluations(row))
@@ -226,7 +232,8 @@ def origin(run: Run, rows: Sequence[str]) -> str:
     seeds = "" if not counts else "1 seed; " if counts == [1] else f"{' to '.join(map(str, (counts[:1] + counts[1:][-1:])))} seeds each; "
     made, origin_of = used[0], used[0].provenance
     where = f"data `{origin_of.get('data', '?')}`, weights `{origin_of.get('weights', '?')}`, {made.settings.get('precision', '?')}"
-    return f"{seeds}run `{run.folder.name}` ({where})."
+    mixed = f"mixed are runs of {' and '.join(map(display_name, run.mixed))}; " if run.mixed else ""
+    return f"{seeds}{mixed}run `{run.folder.name}` ({where})."
 
 
 def _level(run: Run, row: str, column: str) -> str:

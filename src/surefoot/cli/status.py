@@ -55,7 +55,8 @@ def statuses(folder: Path) -> list[Status]:
     places = [folder] if (folder / FILE).is_file() else sorted(path.parent for path in folder.glob(f"*/{FILE}"))
     if not places and not list(trials(folder)):
         raise MissingDataError(
-            f"{folder} holds no {FILE}, neither itself nor one folder below. Give the --out of 'surefoot fit', 'compare' or a protocol."
+            f"{folder} holds no {FILE}, neither itself nor one folder below, and no {TRIALS}. "
+            "Give the --out of 'surefoot fit', 'compare', 'tune' or a protocol."
         )
     jobs = [(place, Job.of(place)) for place in places]
     return [look(place, [(name, seed) for name in job.plan.tuned for seed in job.plan.seeds], job.plan.all_alphas) for place, job in jobs]
@@ -68,8 +69,8 @@ def page(folder: Path) -> Group:
     for one in found:
         name = "" if one.folder == folder else f"{one.folder.name}: "
         parts += [Text(f"{name}{one.says}", style="bold"), *_of(one)]
-    for method, number in trials(folder):
-        parts.append(Text(f"tune/{method}: {number} runs of trials are finished"))
+    for name, number in trials(folder):
+        parts.append(Text(f"{name}: {number} runs of trials are finished"))
     noted = folder / COMMAND
     if (
         noted.is_file()
@@ -82,9 +83,10 @@ def page(folder: Path) -> Group:
 
 
 def trials(folder: Path) -> Iterator[tuple[str, int]]:
-    """Finished runs of a search below a folder, by method."""
-    for path in sorted(folder.glob(f"tune/*/{TRIALS}")):
-        yield path.parent.name, read_bytes(path).count(b"\n")
+    """Finished runs of a search: the folder's own, as 'surefoot tune' writes it, and those below it, by method."""
+    own = folder / TRIALS
+    for path in [*([own] if own.is_file() else []), *sorted(folder.glob(f"tune/*/{TRIALS}"))]:
+        yield folder.name if path == own else f"tune/{path.parent.name}", read_bytes(path).count(b"\n")
 
 
 def _of(one: Status) -> Iterator[Table | Text]:

@@ -1,4 +1,4 @@
-"""A data set as a list: one CSV row or JSON line for each image, which may lie anywhere.
+"""A data set as a list: one CSV row or JSON line for each image.
 
     path,class,split,caption
     photos/0001.jpg,granny,train,a green apple on a table
