@@ -147,6 +147,7 @@ def test_command_writes_table_records_and_page(tiny_root: Path, tiny_folder: Pat
         (["compare", "{data}", "--set", "epochs=many"], "must be a whole number"),
         (["compare", "{data}", "--set", "epochs=0"], "1 or more"),
         (["compare", "{data}", "--set", "epochs"], "key=value"),
+        (["compare", "{data}", "--alphas", "0.5,2"], "alpha 2.0 is not in 0..1"),
         (["compare", "{data}", "--model", "local-dir:/none"], "open_clip_config.json"),
         (["compare", "{data}", "--recipe", "imagenot"], "iconshift"),
         (["compare", "{data}", "--seeds", "a,b"], "whole numbers"),

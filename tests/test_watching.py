@@ -45,6 +45,12 @@ def compared(run: Run, out: Path, *more: str) -> list[dict[str, object]]:
     return events(out)
 
 
+def test_a_comparison_judges_the_alphas_that_it_is_given(run: Run, tmp_path: Path) -> None:
+    compared(run, tmp_path / "run", "--alphas", "0.25")
+    judged = {(e.method, e.alpha) for e in records.read(tmp_path / "run") if isinstance(e, records.Evaluation)}
+    assert judged == {("zero_shot", 0.0), *((method, alpha) for method in ("tp_ft", "flyp") for alpha in (0.0, 0.25, 1.0))}
+
+
 def test_the_log_says_what_the_records_say(run: Run, tmp_path: Path) -> None:
     log = compared(run, tmp_path / "run")
     assert (log[0]["event"], log[-1]["event"], log[0]["pid"]) == ("begin", "end", os.getpid())

@@ -35,6 +35,7 @@ from surefoot.watching import LOCK, Log, Together, boards
 
 Methods = Annotated[str | None, typer.Option(help="Comma-separated, or 'all'; see 'surefoot methods'.")]
 Seeds = Annotated[str | None, typer.Option(help="Comma-separated numbers, such as 0,1,2.")]
+Alphas = Annotated[str | None, typer.Option(help="WiSE-FT's coefficients, such as 0.5; 0 and 1 are added. Default: the recipe's.")]
 Shots = Annotated[str | None, typer.Option(help="Few-shot: images a class, such as 4 or 1,2,4,8,16; a new draw for each seed.")]
 References = Annotated[
     str | None, typer.Option(help="Shares of the training images for models from scratch, such as 0.1,0.25,0.5,1: effective robustness.")
@@ -62,6 +63,7 @@ def compare(
     model: shared.Model = None,
     methods: Methods = None,
     seeds: Seeds = None,
+    alphas: Alphas = None,
     shots: Shots = None,
     base_to_new: BaseToNew = False,
     anchors: shared.Anchors = None,
@@ -86,8 +88,10 @@ def compare(
     kinds = kinds_of(shared.names(curves) or ())
     counts = list(dict.fromkeys(shared.numbers(shots, "--shots") or ()))
     shares = None if references is None else shared.fractions(references, "--references")
-    said = {"model": model, "precision": precision, "methods": shared.names(methods), "seeds": shared.numbers(seeds, "--seeds")}
-    settings = resolve(data, recipe, set_, **said, shots=min(counts, default=None), corruptions=corruptions, references=shares, smoke=smoke)
+    said: dict[str, object] = {"model": model, "precision": precision, "corruptions": corruptions}
+    said |= {"methods": shared.names(methods), "seeds": shared.numbers(seeds, "--seeds")}
+    said |= {"alphas": None if alphas is None else shared.fractions(alphas, "--alphas")}
+    settings = resolve(data, recipe, set_, **said, shots=min(counts, default=None), references=shares, smoke=smoke)
     options = DataOptions(
         data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
         base_to_new=base_to_new, anchors=anchors, root=root, templates=settings.templates, allow_outside=allow_outside, smoke=smoke,

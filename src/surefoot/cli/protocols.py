@@ -14,7 +14,7 @@ import typer
 
 from surefoot import records
 from surefoot.cli import console as shared
-from surefoot.cli.compare import Methods, Seeds, Trials, carry_out, possible
+from surefoot.cli.compare import Alphas, Methods, Seeds, Trials, carry_out, possible
 from surefoot.cli.recipe import resolve
 from surefoot.cli.report import COMMAND, write_report, write_series
 from surefoot.cli.tune import Space, tuned_plan
@@ -69,7 +69,6 @@ _VAL = {
     True: "Part of each class of each training domain that becomes validation, anew for each seed.",
 }
 Fewer = Annotated[bool, typer.Option("--fewer", help="A class with fewer images than --shots gives all it has, instead of stopping.")]
-Alphas = Annotated[str | None, typer.Option(help="WiSE-FT's coefficients, such as 0.5; 0 and 1 are added. Default: the recipe's.")]
 
 
 def command(name: str) -> Callable[..., None]:

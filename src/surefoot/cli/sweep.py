@@ -9,8 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from surefoot.cli import console as shared
-from surefoot.cli.compare import BaseToNew, Methods, Seeds
-from surefoot.cli.protocols import Alphas, Fewer, carry_through
+from surefoot.cli.compare import Alphas, BaseToNew, Methods, Seeds
+from surefoot.cli.protocols import Fewer, carry_through
 from surefoot.cli.recipe import resolve
 from surefoot.config import parse_assignments
 from surefoot.errors import SettingError
