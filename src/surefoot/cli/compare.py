@@ -84,14 +84,11 @@ def compare(
     set_: shared.Set = None,
 ) -> None:
     """Fine-tune by several methods and seeds, and show what each gains in distribution and costs elsewhere, along WiSE-FT's alpha."""
-    _check(out, device, trials)
-    kinds = kinds_of(shared.names(curves) or ())
+    kinds = _check(out, device, trials, curves)
     counts = list(dict.fromkeys(shared.numbers(shots, "--shots") or ()))
-    shares = None if references is None else shared.fractions(references, "--references")
-    said: dict[str, object] = {"model": model, "precision": precision, "corruptions": corruptions}
-    said |= {"methods": shared.names(methods), "seeds": shared.numbers(seeds, "--seeds")}
-    said |= {"alphas": None if alphas is None else shared.fractions(alphas, "--alphas")}
-    settings = resolve(data, recipe, set_, **said, shots=min(counts, default=None), references=shares, smoke=smoke)
+    said: dict[str, object] = {"methods": shared.names(methods), "seeds": shared.numbers(seeds, "--seeds"), "corruptions": corruptions}
+    said |= {"alphas": shared.given_fractions(alphas, "--alphas"), "references": shared.given_fractions(references, "--references")}
+    settings = resolve(data, recipe, set_, **said, model=model, precision=precision, shots=min(counts, default=None), smoke=smoke)
     options = DataOptions(
         data=data, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
         base_to_new=base_to_new, anchors=anchors, root=root, templates=settings.templates, allow_outside=allow_outside, smoke=smoke,
@@ -103,12 +100,13 @@ def compare(
         run(own if trials is None else replace(own, plan=tuned_plan(own, dataset, folder, trials, space)), dataset, folder, kinds)
 
 
-def _check(out: Path, device: str, trials: int | None) -> None:
-    """What can be wrong before anything is read."""
+def _check(out: Path, device: str, trials: int | None, curves: str | None) -> tuple[str, ...]:
+    """What can be wrong before anything is read; the kinds of curves."""
     shared.check_folder(out)
     pick_device(device)
     if trials is not None:
         require_optuna()
+    return kinds_of(shared.names(curves) or ())
 
 
 def _parts(job: Job, dataset: Dataset, out: Path, counts: Sequence[int]) -> list[tuple[Job, Path]]:

@@ -145,6 +145,11 @@ def fractions(text: str, option: str) -> list[float]:
     return _parsed(text, float, option, "numbers, such as 0,0.5,1")
 
 
+def given_fractions(text: str | None, option: str) -> list[float] | None:
+    """The same of an option that may be left out."""
+    return None if text is None else fractions(text, option)
+
+
 def _parsed(text: str, kind: Callable[[str], _Number], option: str, wanted: str) -> list[_Number]:
     try:
         found = [kind(number) for number in names(text) or []]

@@ -53,7 +53,7 @@ def sweep(
     shared.check_folder(out)
     pick_device(device)
     given = {"model": model, "precision": precision, "methods": shared.names(methods), "seeds": shared.numbers(seeds, "--seeds")}
-    listed = None if alphas is None else shared.fractions(alphas, "--alphas")
+    listed = shared.given_fractions(alphas, "--alphas")
     settings = resolve(data, recipe, set_, **given, alphas=listed, smoke=smoke)
     options = DataOptions(
         data=data, root=root, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
