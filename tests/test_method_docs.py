@@ -219,6 +219,17 @@ def test_figures_that_stand_elsewhere_are_linked_until_there_are_own(run: Path) 
     assert "55.0" in made["ours"] and made["state"] == "measured here"
 
 
+def test_a_row_whose_name_holds_a_colon_keeps_it(tmp_path: Path) -> None:
+    row = "tp_ft+layers=visual[:3]"
+    item = {"number": "n", "shows": "s", "state": "runs", "says": "-", "command": f"surefoot compare iconshift --methods {row} --shots 2"}
+    item["ours"] = {"rows": [row], "columns": ["test"]}
+    evaluation(tmp_path, "zero_shot", 0, 0.0, (10, 8))
+    evaluation(tmp_path, row, 0, 1.0, (12, 7), shots=2)
+    made = build.item_row("k", item, [build.open_run(tmp_path)], "")["ours"]
+    assert "TP-FT (layers=visual[:3]), 2 shots: 60.0" in made
+    assert build.item_row("k", item, [], f"| x | {made} |")["ours"] == made
+
+
 def test_kept_figures_of_other_rows_are_dropped(run: Path) -> None:
     item = {"number": "n", "shows": "s", "state": "runs", "says": "-", "command": "surefoot compare iconshift --methods tp_ft,flyp"}
     item["ours"] = {"rows": ["tp_ft"], "columns": ["test"]}

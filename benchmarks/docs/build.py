@@ -170,8 +170,8 @@ def kept_cell(key: str, item: Mapping[str, Any], before: str) -> str:
     found = re.search(f"{begin}(.*?){end}", before)
     first, *lines = found[1].split("<br>") if found else [""]
     ours, kinds = item["ours"], kinds_of(item["command"])
-    wanted = {_of_shots(f"{line}: ", kind).partition(":")[0] for kind in kinds for line in map(label, ours["rows"])}
-    fits = first == heading(ours["columns"]) and lines and {line.partition(":")[0] for line in lines} <= wanted
+    wanted = {_of_shots(f"{line}: ", kind).rpartition(": ")[0] for kind in kinds for line in map(label, ours["rows"])}
+    fits = first == heading(ours["columns"]) and lines and {line.rpartition(": ")[0] for line in lines} <= wanted
     return found[1] if found and fits else OPEN
 
 
@@ -258,7 +258,7 @@ def render(template: str, **values: object) -> str:
 
 def _of_shots(line: str, kind: Kind) -> str:
     """A line that names its shots."""
-    name, colon, value = line.partition(":")
+    name, colon, value = line.rpartition(": ")  # a name may hold a colon, as "layers=visual[:3]" does
     return line if kind.shots is None else f"{name}, {kind.shots} shot{'s' if kind.shots > 1 else ''}{colon}{value}"
 
 
