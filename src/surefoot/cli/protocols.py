@@ -101,8 +101,7 @@ def command(name: str) -> Callable[..., None]:
     ) -> None:
         _check(out, device, test_share if domains else None)
         given = {"model": model, "precision": precision, "methods": shared.names(methods), "seeds": shared.numbers(seeds, "--seeds")}
-        listed = shared.given_fractions(alphas, "--alphas")
-        settings = resolve(data[0], recipe, set_, **given, alphas=listed, usual=kind.usual, smoke=smoke)
+        settings = resolve(data[0], recipe, set_, **given, alphas=shared.given_fractions(alphas, "--alphas"), usual=kind.usual, smoke=smoke)
         options = DataOptions(
             data=data[0], root=root, split_seed=split_seed, skip_unreadable=skip_unreadable, fewer=fewer, templates=settings.templates,
             val_share=None if domains else val_share, test_share=TEST_SHARE if test_share is None else test_share,

@@ -53,8 +53,7 @@ def sweep(
     shared.check_folder(out)
     pick_device(device)
     given = {"model": model, "precision": precision, "methods": shared.names(methods), "seeds": shared.numbers(seeds, "--seeds")}
-    listed = shared.given_fractions(alphas, "--alphas")
-    settings = resolve(data, recipe, set_, **given, alphas=listed, smoke=smoke)
+    settings = resolve(data, recipe, set_, **given, alphas=shared.given_fractions(alphas, "--alphas"), smoke=smoke)
     options = DataOptions(
         data=data, root=root, split_seed=split_seed, val_share=val_share, test_share=test_share, skip_unreadable=skip_unreadable,
         base_to_new=base_to_new, fewer=fewer, anchors=anchors, templates=settings.templates, allow_outside=allow_outside, smoke=smoke,
